@@ -1,0 +1,58 @@
+"""The whole agent: its world model, its behaviour, and what trains them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
+
+from drama_torchrl.learner import Learner
+from drama_torchrl.modules.world_model import WorldModel
+
+__all__ = ["Agent"]
+
+
+@dataclass
+class Agent:
+    """Networks and learners of one agent; the learners train the networks.
+
+    Example:
+        >>> import torch
+        >>> from drama_torchrl.config import load_config
+        >>> from drama_torchrl.factories import make_agent
+        >>> agent = make_agent(load_config("quick"), 6, torch.device("cpu"))
+        >>> sorted(agent.state_dict())
+        ['behaviour', 'world_model']
+    """
+
+    world_model: WorldModel
+    """Predicts; always in evaluation mode outside its own update."""
+    actor: ProbabilisticTensorDictSequential
+    """Acts on ``"latent"`` and ``"belief"``."""
+    critic: TensorDictModule
+    """Values ``"latent"`` and ``"belief"``."""
+    learn_world_model: Learner
+    """Takes real windows ``[B, T]``."""
+    learn_behaviour: Learner
+    """Takes real contexts ``[N, C]``."""
+    num_actions: int
+    """Number A of actions."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.world_model.parameters()).device
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that trains or normalises."""
+        return {
+            "world_model": self.learn_world_model.state_dict(),
+            "behaviour": self.learn_behaviour.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.learn_world_model.load_state_dict(state_dict["world_model"])
+        self.learn_behaviour.load_state_dict(state_dict["behaviour"])

@@ -1,0 +1,13 @@
+"""Environments: Atari as the benchmark plays it, and imagination."""
+
+from drama_torchrl.envs.atari import AtariEnv, make_atari_env
+from drama_torchrl.envs.checks import CheckTransition
+from drama_torchrl.envs.imagination import ImaginationEnv, imagine
+
+__all__ = [
+    "AtariEnv",
+    "CheckTransition",
+    "ImaginationEnv",
+    "imagine",
+    "make_atari_env",
+]

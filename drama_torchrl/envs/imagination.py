@@ -1,0 +1,189 @@
+"""The world model as an environment: imagined rollouts from real contexts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.data import Composite, OneHot, Unbounded
+from torchrl.envs import ExplorationType, set_exploration_type
+from torchrl.envs.model_based import ModelBasedEnvBase
+
+from drama_torchrl.modules.mode import evaluating
+from drama_torchrl.modules.world_model import WorldModel
+
+__all__ = ["ImaginationEnv", "imagine"]
+
+
+class ImaginationEnv(ModelBasedEnvBase):
+    """Act inside a :class:`~drama_torchrl.modules.WorldModel` (Drama section 2.3).
+
+    ``reset`` takes real transitions under ``"context"`` and runs them in parallel:
+    their frames are encoded, the beliefs follow, and the first imagined latent is
+    drawn from the prior after the last of them. ``step`` then costs O(1) whatever
+    the length of the context.
+
+    The recurrent state lives in the environment, not in the tensordicts: a
+    ``rollout`` would otherwise stack it twice for every step (5.4 GB at the
+    paper's sizes). So a step continues the last reset or step and nothing else.
+    Predicted terminations never stop a rollout; they stay in
+    ``("next", "terminated")``. Gradients are off and modules evaluate.
+
+    Args:
+        world_model: the model to imagine with; it stays the caller's.
+        num_actions: number A of actions.
+
+    Raises:
+        ValueError: if the context lacks its time dimension, or if a step's batch
+            size is not that of the last reset.
+
+    Example:
+        >>> import torch
+        >>> from drama_torchrl.config import load_config
+        >>> from drama_torchrl.factories import make_world_model
+        >>> world_model = make_world_model(load_config("quick"), num_actions=6)
+        >>> env = ImaginationEnv(world_model, num_actions=6)
+        >>> context = TensorDict(
+        ...     pixels=torch.zeros(4, 8, 3, 64, 64, dtype=torch.uint8),
+        ...     action=torch.zeros(4, 8, 6),
+        ...     batch_size=[4, 8],
+        ... )
+        >>> start = env.reset(TensorDict(context=context, batch_size=[4]))
+        >>> start["belief"].shape
+        torch.Size([4, 128])
+    """
+
+    def __init__(self, world_model: WorldModel, num_actions: int) -> None:
+        device = next(world_model.parameters()).device
+        super().__init__(world_model, device=device, allow_done_after_reset=True)
+        self._recurrent_state: TensorDict | None = None
+        state = {
+            "latent": Unbounded((world_model.latent_dim,), device=device),
+            "belief": Unbounded((world_model.belief_dim,), device=device),
+        }
+        self.observation_spec = Composite(state)
+        self.state_spec = Composite(state).clone()
+        self.action_spec = OneHot(num_actions, dtype=torch.bool, device=device)
+        self.reward_spec = Unbounded((1,), device=device)
+
+    def any_done(self, tensordict: TensorDictBase) -> bool:
+        """Imagination never stops: no host synchronisation to find out."""
+        del tensordict
+        return False
+
+    def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Imagination is never reset within a rollout."""
+        return tensordict
+
+    @torch.no_grad()
+    def _reset(
+        self, tensordict: TensorDictBase | None = None, **kwargs: Any
+    ) -> TensorDictBase:
+        del kwargs
+        context = None if tensordict is None else tensordict.get("context", None)
+        with evaluating(self.world_model):
+            if context is None:
+                return self._blank_start(tensordict)
+            if context.ndim != tensordict.ndim + 1:
+                raise ValueError(
+                    'ImaginationEnv.reset expects "context" of batch size '
+                    f"[{', '.join(map(str, tensordict.shape))}, time], got "
+                    f"{list(context.shape)}; pass real transitions as "
+                    "TensorDict(context=batch, batch_size=[N]) with batch [N, C]."
+                )
+            context, self._recurrent_state = self.world_model.observe(
+                self.world_model.encode(context.copy())
+            )
+            belief = context.get(self.world_model.tensor_keys.next_belief)[:, -1]
+        return self._start(belief, tensordict)
+
+    def _blank_start(self, tensordict: TensorDictBase | None) -> TensorDictBase:
+        shape = self.batch_size if tensordict is None else tensordict.shape
+        self._recurrent_state = self.world_model.initial_state(shape.numel())
+        belief = torch.zeros(*shape, self.world_model.belief_dim, device=self.device)
+        return self._start(belief, tensordict)
+
+    def _start(
+        self, belief: torch.Tensor, tensordict: TensorDictBase | None
+    ) -> TensorDictBase:
+        _, latent = self.world_model.sample_latent(self.world_model.prior_head(belief))
+        shape = self.batch_size if tensordict is None else tensordict.shape
+        start = self.full_done_spec.zero(shape)
+        return start.update({"latent": latent, "belief": belief.float()})
+
+    @torch.no_grad()
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        state = self._recurrent_state
+        if state is None or state.numel() != max(tensordict.numel(), 1):
+            raise ValueError(
+                "ImaginationEnv.step continues the last reset: expected batch size "
+                f"{None if state is None else list(state.shape)}, got "
+                f"{list(tensordict.shape)}; call reset with as many contexts first."
+            )
+        root = tensordict.select("latent", "action")
+        with evaluating(self.world_model):
+            root, self._recurrent_state = self.world_model.step(
+                root.reshape(state.shape), state
+            )
+        keys = self.world_model.tensor_keys
+        return TensorDict(
+            {
+                "latent": root.get(keys.next_latent),
+                "belief": root.get(keys.next_belief),
+                "reward": root.get(keys.next_reward),
+                "terminated": root.get(keys.next_terminated),
+            },
+            batch_size=state.shape,
+        ).reshape(tensordict.shape)
+
+
+def imagine(
+    env: ImaginationEnv,
+    actor: TensorDictModuleBase,
+    context: TensorDictBase,
+    horizon: int,
+) -> TensorDictBase:
+    """Roll the actor out in imagination, from the end of real contexts.
+
+    a_t ~ π(s_t), d_t = f(z_≤t, a_≤t), ẑ_{t+1} ~ p(· | d_t), r̂_t, ê_t from d_t,
+    for t = 0 … H-1   (Drama section 2.3)
+
+    Args:
+        env: the imagination.
+        actor: a policy reading ``"latent"`` and ``"belief"``; its actions are drawn.
+        context: real transitions ``[N, C]``.
+        horizon: number H of imagined steps.
+
+    Returns:
+        The rollout ``[N, H]``, without gradient.
+
+    Example:
+        >>> import torch
+        >>> from drama_torchrl.config import load_config
+        >>> from drama_torchrl.factories import make_actor, make_world_model
+        >>> config = load_config("quick")
+        >>> env = ImaginationEnv(make_world_model(config, num_actions=6), 6)
+        >>> context = TensorDict(
+        ...     pixels=torch.zeros(4, 8, 3, 64, 64, dtype=torch.uint8),
+        ...     action=torch.zeros(4, 8, 6),
+        ...     batch_size=[4, 8],
+        ... )
+        >>> rollout = imagine(env, make_actor(config, num_actions=6), context, 5)
+        >>> rollout["next", "reward"].shape
+        torch.Size([4, 5, 1])
+    """
+    with (
+        torch.no_grad(),
+        evaluating(actor),
+        set_exploration_type(ExplorationType.RANDOM),
+    ):
+        start = env.reset(TensorDict(context=context, batch_size=context.shape[:1]))
+        return env.rollout(
+            horizon,
+            actor,
+            auto_reset=False,
+            tensordict=start.exclude("context"),
+            break_when_any_done=False,
+        )

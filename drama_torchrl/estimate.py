@@ -1,0 +1,117 @@
+"""How long a training run will take, from one measured step."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import torch
+from tensordict import TensorDict
+
+from drama_torchrl.config import DramaConfig
+from drama_torchrl.factories import make_agent
+
+__all__ = ["estimate_hours", "random_transitions", "warn_if_long"]
+
+
+def random_transitions(
+    batch: int, window: int, *, num_actions: int, frame_size: int, device: torch.device
+) -> TensorDict:
+    """Draw transitions shaped as the replay buffer's, for timing.
+
+    Args:
+        batch: number of windows.
+        window: steps in a window.
+        num_actions: number A of actions.
+        frame_size: height and width F of a frame.
+        device: where to put them.
+
+    Returns:
+        Random frames, actions and rewards, ``[batch, window]``.
+
+    Example:
+        >>> import torch
+        >>> batch = random_transitions(
+        ...     2, 5, num_actions=6, frame_size=64, device=torch.device("cpu")
+        ... )
+        >>> batch["pixels"].shape
+        torch.Size([2, 5, 3, 64, 64])
+    """
+    shape = (batch, window)
+    frames = (*shape, 3, frame_size, frame_size)
+    action = torch.randint(num_actions, shape, device=device)
+    flag = torch.zeros(*shape, 1, dtype=torch.bool, device=device)
+    return TensorDict(
+        {
+            "pixels": torch.randint(256, frames, dtype=torch.uint8, device=device),
+            "action": torch.nn.functional.one_hot(action, num_actions).bool(),
+            "is_init": flag,
+            ("next", "reward"): torch.randn(*shape, 1, device=device),
+            ("next", "end-of-life"): flag.clone(),
+        },
+        batch_size=shape,
+        device=device,
+    )
+
+
+def estimate_hours(
+    config: DramaConfig, *, num_actions: int, device: torch.device
+) -> float:
+    """Time one training step of a throw-away agent and extrapolate to the whole run.
+
+    Args:
+        config: the run to estimate.
+        num_actions: number A of actions.
+        device: where the run will train.
+
+    Returns:
+        Hours of training, without acting and evaluation.
+
+    Example:
+        >>> import torch
+        >>> from drama_torchrl.config import load_config
+        >>> config = load_config("quick")
+        >>> hours = estimate_hours(config, num_actions=6, device=torch.device("cpu"))
+        >>> 0 < hours < 1
+        True
+    """
+    replay, schedule = config.replay, config.training
+    with torch.random.fork_rng():
+        agent = make_agent(config, num_actions, device)
+        kind = {
+            "num_actions": num_actions,
+            "frame_size": config.env.frame_size,
+            "device": device,
+        }
+        batch = random_transitions(replay.model_batch, replay.model_window, **kind)
+        context = random_transitions(
+            replay.imagination_batch, replay.imagination_window, **kind
+        )
+        start = time.perf_counter()
+        agent.learn_world_model(batch)
+        agent.learn_behaviour(context)
+        seconds = time.perf_counter() - start
+    updates = (schedule.total_steps - schedule.random_steps) / schedule.steps_per_update
+    return seconds * updates / 3600
+
+
+def warn_if_long(
+    config: DramaConfig, *, num_actions: int, device: torch.device
+) -> None:
+    """Say beforehand when a run on a CPU will take hours.
+
+    Args:
+        config: the run to estimate.
+        num_actions: number A of actions.
+        device: where the run will train; nothing is measured on a GPU.
+    """
+    if device.type != "cpu":
+        return
+    hours = estimate_hours(config, num_actions=num_actions, device=device)
+    if hours > 1:
+        warnings.warn(
+            f"On this CPU, preset={config.preset} will take about {hours:,.0f} hours "
+            f"for {config.training.total_steps:,} steps, by one measured step. "
+            "A CUDA GPU needs minutes; preset=quick shows everything on a CPU.",
+            stacklevel=2,
+        )

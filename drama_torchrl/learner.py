@@ -1,0 +1,65 @@
+"""An update together with everything that it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import nn
+
+from drama_torchrl.acceleration import Update
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """Run an update and its learning-rate schedule; save and load what they change.
+
+    Args:
+        update: one training step.
+        modules: all parameters, buffers and statistics that it changes.
+        optimizer: the optimizer it steps.
+        schedule: its learning rate, stepped after each update.
+
+    Example:
+        >>> from drama_torchrl.config import load_config
+        >>> from drama_torchrl.factories import make_world_model, make_world_model_learner
+        >>> config = load_config("quick")
+        >>> learner = make_world_model_learner(config, make_world_model(config, 6))
+        >>> sorted(learner.state_dict())
+        ['modules', 'optimizer', 'schedule']
+    """
+
+    def __init__(
+        self,
+        update: Update,
+        *,
+        modules: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> None:
+        self.update = update
+        self.modules = modules
+        self.optimizer = optimizer
+        self.schedule = schedule
+
+    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        """Train on a batch and return metrics; the next call may overwrite them."""
+        metrics = self.update(batch)
+        self.schedule.step()
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later run needs to go on as this one would."""
+        return {
+            "modules": self.modules.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.modules.load_state_dict(state_dict["modules"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.schedule.load_state_dict(state_dict["schedule"])

@@ -1,0 +1,143 @@
+"""The sequence model: a stem and residual Mamba-2 layers from latents to beliefs."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from drama_torchrl.modules.mamba2 import Mamba2
+from drama_torchrl.modules.normalization import RMSNorm
+
+__all__ = ["MambaDynamics"]
+
+
+class MambaDynamics(nn.Module):
+    """Predict beliefs from latents and actions by a stack of Mamba-2 layers.
+
+    u_t = SiLU(RMSNorm(W [z_t, a_t] + b)),
+    u ← u + dropout(Mamba2(RMSNorm(u))) for each layer,
+    d_t = RMSNorm(u_t)   (Drama eq. 5; arXiv:2405.21060)
+
+    d_t depends on (z_≤t, a_≤t): it includes the action of its own step.
+    ``forward`` runs a whole sequence in parallel, ``step`` one step in O(1); they
+    agree, and both carry the same recurrent state.
+
+    Args:
+        latent_dim: width K·M of the latent.
+        num_actions: number A of actions.
+        d_model: width D of the belief.
+        num_layers: number of Mamba-2 layers.
+        d_state: ssm state size S.
+        d_conv: taps of the causal convolution.
+        expand: inner width over ``d_model``.
+        head_dim: head dimension P.
+        dropout: rate after the stem and on each residual branch.
+
+    Example:
+        >>> import torch
+        >>> dynamics = MambaDynamics(16, 3, d_model=32, head_dim=16).eval()
+        >>> belief, state = dynamics(torch.zeros(2, 7, 16), torch.zeros(2, 7, 3))
+        >>> belief.shape, state["0", "ssm"].shape
+        (torch.Size([2, 7, 32]), torch.Size([2, 4, 16, 16]))
+        >>> belief, state = dynamics.step(torch.zeros(2, 16), torch.zeros(2, 3), state)
+        >>> belief.shape
+        torch.Size([2, 32])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        num_actions: int,
+        *,
+        d_model: int = 512,
+        num_layers: int = 2,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        head_dim: int = 128,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.stem = nn.Sequential(
+            nn.Linear(latent_dim + num_actions, d_model),
+            RMSNorm(d_model),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+        )
+        self.norms = nn.ModuleList(RMSNorm(d_model) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            Mamba2(
+                d_model,
+                d_state=d_state,
+                d_conv=d_conv,
+                expand=expand,
+                head_dim=head_dim,
+            )
+            for _ in range(num_layers)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.final_norm = RMSNorm(d_model)
+
+    def initial_state(self, batch_size: int | torch.Size) -> TensorDict:
+        """Recurrent state of an empty past, one entry per layer.
+
+        Args:
+            batch_size: number B of sequences.
+
+        Returns:
+            ``{"0": {"conv", "ssm"}, "1": ...}`` of batch size ``[B]``.
+        """
+        states = {
+            str(i): layer.initial_state(batch_size)
+            for i, layer in enumerate(self.layers)
+        }
+        return TensorDict(states, batch_size=states["0"].batch_size)
+
+    def forward(
+        self,
+        latent: Tensor,
+        action: Tensor,
+        state: TensorDict | None = None,
+        *,
+        is_init: Tensor | None = None,
+    ) -> tuple[Tensor, TensorDict]:
+        """Run a sequence in parallel.
+
+        Args:
+            latent: ``[B, T, K·M]``.
+            action: one-hot, ``[B, T, A]``.
+            state: recurrent state before the sequence; empty past by default.
+            is_init: ``[B, T]``, True where the past is forgotten before the step.
+
+        Returns:
+            Beliefs ``[B, T, D]`` in float32 and the state after the sequence.
+        """
+        u = self.stem(torch.cat([latent, action.to(latent.dtype)], -1))
+        states = {}
+        for i, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
+            layer_state = None if state is None else state[str(i)]
+            y, states[str(i)] = layer(norm(u), layer_state, is_init=is_init)
+            u = u + self.dropout(y)
+        return self.final_norm(u), TensorDict(states, batch_size=latent.shape[:1])
+
+    def step(
+        self, latent: Tensor, action: Tensor, state: TensorDict
+    ) -> tuple[Tensor, TensorDict]:
+        """Advance by one step.
+
+        Args:
+            latent: ``[B, K·M]``.
+            action: one-hot, ``[B, A]``.
+            state: recurrent state before the step.
+
+        Returns:
+            Beliefs ``[B, D]`` in float32 and the state after the step.
+        """
+        u = self.stem(torch.cat([latent, action.to(latent.dtype)], -1))
+        states = {}
+        for i, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
+            y, states[str(i)] = layer.step(norm(u), state[str(i)])
+            u = u + self.dropout(y)
+        return self.final_norm(u), TensorDict(states, batch_size=latent.shape[:1])

@@ -1,0 +1,288 @@
+"""Mamba2: one Mamba-2 layer in plain PyTorch; a sequence and its steps agree.
+
+Parameters have the names, shapes and initialisation of
+``mamba_ssm.modules.mamba2.Mamba2`` (one group), so that weights load both ways.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from drama_torchrl.modules.ssd import ssd, ssd_step
+
+__all__ = ["Mamba2"]
+
+
+class Mamba2(nn.Module):
+    """A Mamba-2 layer without its residual connection.
+
+    With z, x, B, C, dt = in_proj(input), per head (arXiv:2405.21060, sections 5 and 7):
+
+        x, B, C = SiLU(causal depthwise convolution of (x, B, C))
+        dt = softplus(dt + dt_bias)
+        h_t = exp(-dt_t exp(A_log)) h_{t-1} + dt_t x_t B_t^T
+        y_t = h_t C_t + D x_t
+        output = out_proj(RMSNorm(y * SiLU(z)))
+
+    The recurrent state is a TensorDict of batch size [B] with the keys
+
+    - ``"conv"`` [B, DI + 2 S, d_conv - 1]: the last inputs of the convolution, oldest
+      first, in the parameters' dtype;
+    - ``"ssm"`` [B, NH, P, S]: h, float32 also under autocast.
+
+    Passed states are never written to.
+
+    Args:
+        d_model: width D of inputs and outputs.
+        d_state: width S of the state of each channel.
+        d_conv: taps of the causal convolution, in steps.
+        expand: DI / D, where DI is the inner width.
+        head_dim: channels P per head; there are NH = DI / P heads.
+        dt_min, dt_max: range of the initial step sizes, drawn log-uniformly.
+        dt_init_floor: lower bound of the initial step sizes.
+        A_init_range: range of the initial decay rates exp(A_log), drawn uniformly.
+
+    Raises:
+        ValueError: if ``head_dim`` does not divide ``d_model * expand``.
+
+    Example:
+        >>> layer = Mamba2(8, head_dim=4)
+        >>> x = torch.randn(2, 5, 8)
+        >>> y, state = layer(x[:, :4])
+        >>> y_last, state = layer.step(x[:, 4], state)
+        >>> torch.testing.assert_close(y_last, layer(x)[0][:, 4])
+        >>> state["ssm"].shape
+        torch.Size([2, 4, 4, 16])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        head_dim: int = 128,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        A_init_range: tuple[float, float] = (1, 16),
+    ) -> None:
+        super().__init__()
+        inner = d_model * expand
+        if inner % head_dim:
+            raise ValueError(
+                f"expected d_model * expand = {d_model} * {expand} = {inner} to be a "
+                f"multiple of head_dim, got head_dim={head_dim}; choose a head_dim "
+                f"that divides {inner}, such as {math.gcd(inner, head_dim)}."
+            )
+        self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
+        self.head_dim, self.d_inner = head_dim, inner
+        self.num_heads = inner // head_dim
+        conv_width = inner + 2 * d_state
+
+        # The order of the draws is mamba_ssm's: one seed gives the same weights.
+        self.in_proj = nn.Linear(
+            d_model, inner + conv_width + self.num_heads, bias=False
+        )
+        self.conv1d = nn.Conv1d(conv_width, conv_width, d_conv, groups=conv_width)
+        low, high = math.log(dt_min), math.log(dt_max)
+        dt = torch.exp(torch.rand(self.num_heads) * (high - low) + low)
+        dt = dt.clamp(min=dt_init_floor)
+        inverse_softplus = dt + torch.log(-torch.expm1(-dt))
+        self.dt_bias = nn.Parameter(inverse_softplus)
+        self.A_log = nn.Parameter(
+            torch.empty(self.num_heads).uniform_(*A_init_range).log()
+        )
+        self.D = nn.Parameter(torch.ones(self.num_heads))
+        for parameter in (self.dt_bias, self.A_log, self.D):
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.out_proj = nn.Linear(inner, d_model, bias=False)
+
+    def initial_state(self, batch_size: int | torch.Size) -> TensorDict:
+        """Give the state before the first step, zeros on the parameters' device.
+
+        Args:
+            batch_size: B, or the whole batch size.
+
+        Returns:
+            TensorDict of that batch size with the keys ``"conv"`` and ``"ssm"``.
+
+        Example:
+            >>> Mamba2(8, head_dim=4).initial_state(3)["conv"].shape
+            torch.Size([3, 48, 3])
+        """
+        size = torch.Size([batch_size] if isinstance(batch_size, int) else batch_size)
+        weight = self.conv1d.weight
+        conv = weight.new_zeros(*size, weight.shape[0], self.d_conv - 1)
+        ssm = weight.new_zeros(
+            *size,
+            self.num_heads,
+            self.head_dim,
+            self.d_state,
+            dtype=torch.promote_types(weight.dtype, torch.float32),
+        )
+        return TensorDict({"conv": conv, "ssm": ssm}, batch_size=size)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: TensorDictBase | None = None,
+        *,
+        is_init: Tensor | None = None,
+    ) -> tuple[Tensor, TensorDict]:
+        """Run over a sequence.
+
+        Args:
+            x: [B, T, D] inputs, at least one step.
+            state: what an earlier call returned; zeros where omitted.
+            is_init: [B, T] bool, True where an episode starts: nothing from before
+                that step, state included, is seen from it on.
+
+        Returns:
+            y [B, T, D], and the state after the last step.
+
+        Raises:
+            ValueError: if the shape of ``x``, ``state`` or ``is_init`` does not fit.
+
+        Example:
+            >>> y, state = Mamba2(8, head_dim=4)(torch.randn(2, 5, 8))
+            >>> y.shape
+            torch.Size([2, 5, 8])
+        """
+        self._check_input(x, "B, T, D", ndim=3)
+        if is_init is not None and is_init.shape != x.shape[:2]:
+            raise ValueError(
+                f"is_init: expected shape [B, T] = {tuple(x.shape[:2])}, got "
+                f"{tuple(is_init.shape)}; squeeze a trailing dimension."
+            )
+        self._check_state(state, x.shape[0])
+        z, conv_inputs, dt = self._project(x)
+        past = None if state is None else state["conv"]
+        convolved, past = self._convolve(conv_inputs, past, is_init)
+        inputs, B, C = self._split_heads(convolved.to(z.dtype))
+        y, ssm = ssd(
+            inputs,
+            dt,
+            self._decay_rates(),
+            B,
+            C,
+            initial_state=None if state is None else state["ssm"],
+            is_init=is_init,
+        )
+        new_state = TensorDict({"conv": past, "ssm": ssm}, batch_size=x.shape[:1])
+        return self._project_out(y, inputs, z), new_state
+
+    def step(self, x: Tensor, state: TensorDictBase) -> tuple[Tensor, TensorDict]:
+        """Run one step; the cost does not depend on how many came before.
+
+        Args:
+            x: [B, D] inputs.
+            state: what an earlier call or :meth:`initial_state` returned.
+
+        Returns:
+            y [B, D], and the state after the step.
+
+        Raises:
+            ValueError: if the shape of ``x`` or ``state`` does not fit.
+
+        Example:
+            >>> layer = Mamba2(8, head_dim=4)
+            >>> y, state = layer.step(torch.randn(2, 8), layer.initial_state(2))
+            >>> y.shape
+            torch.Size([2, 8])
+        """
+        self._check_input(x, "B, D", ndim=2)
+        self._check_state(state, x.shape[0])
+        z, conv_input, dt = self._project(x)
+        (weight, bias), past = self._conv_parameters(), state["conv"]
+        window = torch.cat([past, conv_input.to(past.dtype).unsqueeze(-1)], dim=-1)
+        convolved = F.silu((window * weight).sum(-1) + bias)
+        inputs, B, C = self._split_heads(convolved.to(z.dtype))
+        y, ssm = ssd_step(inputs, dt, self._decay_rates(), B, C, state["ssm"])
+        new_state = TensorDict(
+            {"conv": window[..., 1:].contiguous(), "ssm": ssm}, batch_size=x.shape[:1]
+        )
+        return self._project_out(y, inputs, z), new_state
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give z [..., DI], the inputs of the convolution and dt [..., NH] > 0."""
+        widths = (self.d_inner, self.d_inner + 2 * self.d_state, self.num_heads)
+        z, conv_inputs, dt = self.in_proj(x).split(widths, dim=-1)
+        wide = torch.promote_types(dt.dtype, torch.float32)
+        return z, conv_inputs, F.softplus(dt.to(wide) + self.dt_bias.to(wide))
+
+    def _convolve(
+        self, inputs: Tensor, past: Tensor | None, is_init: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve [B, T, C] causally; give the new past [B, C, d_conv - 1] too.
+
+        A sum of shifted products: it fuses into one kernel where a depthwise cuDNN
+        convolution is slow, and episode starts are masks on its terms.
+        """
+        weight, bias = self._conv_parameters()
+        length, before = inputs.shape[1], self.d_conv - 1
+        inputs = inputs.to(weight.dtype)
+        if past is None:
+            window = F.pad(inputs, (0, 0, before, 0))
+        else:
+            window = torch.cat([past.transpose(1, 2), inputs], dim=1)
+        recent = window[:, length:]
+        if is_init is not None:
+            episode = F.pad(is_init.cumsum(1), (before, 0)).unsqueeze(-1)
+            now = episode[:, before:]
+            recent = recent.masked_fill(episode[:, length:] != episode[:, -1:], 0.0)
+        total = window[:, before:] * weight[:, before] + bias
+        for tap in range(before):
+            tapped = window[:, tap : tap + length]
+            if is_init is not None:
+                tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
+            total = total + tapped * weight[:, tap]
+        return F.silu(total), recent.transpose(1, 2).contiguous()
+
+    def _conv_parameters(self) -> tuple[Tensor, Tensor]:
+        """Give the kernel [C, d_conv] and the bias [C]."""
+        assert self.conv1d.bias is not None
+        return self.conv1d.weight.squeeze(1), self.conv1d.bias
+
+    def _split_heads(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give x [..., NH, P], B and C [..., S]."""
+        widths = (self.d_inner, self.d_state, self.d_state)
+        x, B, C = convolved.split(widths, dim=-1)
+        return x.unflatten(-1, (self.num_heads, self.head_dim)), B, C
+
+    def _decay_rates(self) -> Tensor:
+        wide = torch.promote_types(self.A_log.dtype, torch.float32)
+        return -torch.exp(self.A_log.to(wide))
+
+    def _project_out(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """Add the skip D x, gate with z, normalise and project to [..., D]."""
+        dtype = self.norm.weight.dtype
+        y = y.to(dtype) + self.D.unsqueeze(-1) * x.to(dtype)
+        return self.out_proj(self.norm(y.flatten(-2) * F.silu(z.to(dtype))))
+
+    def _check_input(self, x: Tensor, letters: str, *, ndim: int) -> None:
+        if x.ndim != ndim or x.shape[-1] != self.d_model or 0 in x.shape[1:]:
+            raise ValueError(
+                f"x: expected shape [{letters}] with D = d_model = {self.d_model}, got "
+                f"{tuple(x.shape)}; use forward for [B, T, D], T > 0, step for [B, D]."
+            )
+
+    def _check_state(self, state: TensorDictBase | None, batch: int) -> None:
+        if state is None:
+            return
+        conv = (batch, self.conv1d.weight.shape[0], self.d_conv - 1)
+        ssm = (batch, self.num_heads, self.head_dim, self.d_state)
+        for key, expected in (("conv", conv), ("ssm", ssm)):
+            if state[key].shape != expected:
+                raise ValueError(
+                    f'state["{key}"]: expected shape {expected} for an input of batch '
+                    f"size {batch}, got {tuple(state[key].shape)}; start with "
+                    f"initial_state({batch})."
+                )

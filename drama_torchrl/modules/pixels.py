@@ -1,0 +1,250 @@
+"""Frames to features and back: the convolutional encoder and decoder.
+
+Each computes one function along two paths: ``*_by_layers`` is the obvious reference;
+``*_by_blocks``, which ``forward`` takes, runs the layers that touch a full-size map on
+its blocks (:mod:`drama_torchrl.modules.space_to_depth`), channels last in memory, and
+folds evaluation-mode BatchNorm into the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import drama_torchrl.modules.space_to_depth as s2d
+from drama_torchrl.modules.initialisation import truncated_normal_init_
+
+COLOURS, WHITE = 3, 255.0
+
+Layer = tuple[nn.Conv2d | nn.ConvTranspose2d, nn.BatchNorm2d]
+Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class PixelEncoder(nn.Module):
+    """Turns frames into posterior logits (Drama, arXiv:2410.08893, section 2.2, A.4).
+
+    ``Linear(flatten(h_L))`` with ``h_i = SiLU(BatchNorm(Conv(h_{i-1})))``: the first
+    convolution keeps the frame's size, each further one halves it. BatchNorm would
+    cancel a bias, so the convolutions have none.
+
+    Args:
+        filters: channels of each convolution, two or more.
+        out_features: size of the output, e.g. categoricals times classes.
+        frame_size: F, height and width of the frames in pixels.
+        kernel_size: odd side of the kernels in pixels.
+
+    Raises:
+        ValueError: if ``frame_size`` is not a multiple of ``2**(len(filters) - 1)``,
+            the kernel is even, or there are fewer than two filters.
+
+    Example:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import TensorDictModule
+        >>> encode = TensorDictModule(PixelEncoder(), ["pixels"], ["posterior_logits"])
+        >>> frames = torch.zeros(2, 5, 3, 64, 64, dtype=torch.uint8)
+        >>> encode(TensorDict(pixels=frames))["posterior_logits"].shape
+        torch.Size([2, 5, 1024])
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[int] = (16, 32, 48, 64, 64),
+        *,
+        out_features: int = 1024,
+        frame_size: int = 64,
+        kernel_size: int = 5,
+    ) -> None:
+        super().__init__()
+        map_size = _smallest_map("PixelEncoder", filters, frame_size, kernel_size)
+        self.frame_size = frame_size
+        conv = partial(nn.Conv2d, kernel_size=kernel_size, padding=kernel_size // 2)
+        self.convs = nn.ModuleList(
+            conv(channels_in, channels, stride=2 if i else 1, bias=False)
+            for i, (channels_in, channels) in enumerate(pairwise((COLOURS, *filters)))
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in filters)
+        self.linear = nn.Linear(filters[-1] * map_size**2, out_features)
+        self.apply(truncated_normal_init_)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encodes frames.
+
+        Args:
+            pixels: ``[*, 3, F, F]``, uint8 in 0 … 255 or floating point in [0, 1];
+                BatchNorm's statistics pool all leading dimensions.
+
+        Returns:
+            ``[*, out_features]``.
+
+        Raises:
+            ValueError: if ``pixels`` has another shape or dtype.
+        """
+        expected = (COLOURS, self.frame_size, self.frame_size)
+        readable = pixels.dtype == torch.uint8 or pixels.is_floating_point()
+        if tuple(pixels.shape[-3:]) != expected or not readable:
+            raise ValueError(
+                f"PixelEncoder expected pixels {['*', *expected]} in torch.uint8 (0 to "
+                f"255) or floating point (0 to 1), got {list(pixels.shape)} in "
+                f"{pixels.dtype}: resize, put the colours first or convert with .to()"
+            )
+        features = self.encode_by_blocks(pixels.reshape(-1, *expected))
+        return features.reshape(*pixels.shape[:-3], self.linear.out_features)
+
+    def encode_by_layers(self, frames: Tensor) -> Tensor:
+        """Encodes ``[N, 3, F, F]`` frames one layer after the other."""
+        x = frames.to(self.linear.weight.dtype)
+        if frames.dtype == torch.uint8:
+            x = x / WHITE
+        for conv, norm in _layers(self.convs, self.norms):
+            x = F.silu(norm(conv(x)))
+        return self.linear(x.flatten(1))
+
+    def encode_by_blocks(self, frames: Tensor) -> Tensor:
+        """Encodes ``[N, 3, F, F]`` frames with the first two layers on their blocks."""
+        first, second, *inner = _layers(self.convs, self.norms)
+        # Scaling the weights spares a pass over the frames, and their rounding.
+        unit = 1.0 / WHITE if frames.dtype == torch.uint8 else 1.0
+        x = s2d.frame_blocks(frames, _compute_dtype(self.linear.weight))
+        x = _run(first, x, lambda x, w, bias: s2d.conv_on_blocks(x, w * unit, bias))
+        x = _run(second, x, s2d.strided_conv_on_blocks)
+        halve = partial(F.conv2d, stride=2, padding=first[0].padding)
+        for layer in inner:
+            x = _run(layer, x, halve)
+        return self.linear(x.flatten(1))
+
+
+class PixelDecoder(nn.Module):
+    """Draws frames from latents (Drama, arXiv:2410.08893, section 2.2, A.4).
+
+    Mirrors :class:`PixelEncoder`: Linear to the encoder's last map, BatchNorm over its
+    channels, SiLU; transposed convolutions that double the map, each with BatchNorm
+    and SiLU; a last one of stride 1 to three colours, and a sigmoid.
+
+    Args:
+        filters: the *encoder's* filters, in the encoder's order; climbed backwards.
+        in_features: size of the latent.
+        frame_size: F, height and width of the frames in pixels.
+        kernel_size: odd side of the kernels in pixels.
+
+    Raises:
+        ValueError: as :class:`PixelEncoder`.
+
+    Example:
+        >>> import torch
+        >>> decoder = PixelDecoder((8, 16, 16), in_features=32, frame_size=16)
+        >>> decoder(torch.randn(2, 5, 32)).shape
+        torch.Size([2, 5, 3, 16, 16])
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[int] = (16, 32, 48, 64, 64),
+        *,
+        in_features: int = 1024,
+        frame_size: int = 64,
+        kernel_size: int = 5,
+    ) -> None:
+        super().__init__()
+        map_size = _smallest_map("PixelDecoder", filters, frame_size, kernel_size)
+        self.map_shape = (filters[-1], map_size, map_size)
+        widths = tuple(reversed(filters))
+        conv = partial(
+            nn.ConvTranspose2d, kernel_size=kernel_size, padding=kernel_size // 2
+        )
+        self.linear = nn.Linear(in_features, filters[-1] * map_size**2)
+        self.linear_norm = nn.BatchNorm2d(filters[-1])
+        self.convs = nn.ModuleList(
+            conv(channels_in, channels, stride=2, output_padding=1, bias=False)
+            for channels_in, channels in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in widths[1:])
+        self.to_pixels = conv(filters[0], COLOURS)
+        self.apply(truncated_normal_init_)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decodes latents.
+
+        Args:
+            latent: ``[*, in_features]``, floating point.
+
+        Returns:
+            Frames ``[*, 3, F, F]`` in [0, 1], in the parameters' dtype under autocast
+            too, so that the pixel loss is not rounded to bf16.
+
+        Raises:
+            ValueError: if ``latent`` has another shape or dtype.
+        """
+        width = self.linear.in_features
+        if latent.shape[-1:] != (width,) or not latent.is_floating_point():
+            raise ValueError(
+                f"PixelDecoder expected floating-point latents [*, {width}], got "
+                f"{list(latent.shape)} in {latent.dtype}: flatten or .float() them"
+            )
+        frames = self.decode_by_blocks(latent.reshape(-1, latent.shape[-1]))
+        return frames.reshape(*latent.shape[:-1], *frames.shape[1:])
+
+    def decode_by_layers(self, latent: Tensor) -> Tensor:
+        """Decodes ``[N, in_features]`` latents one layer after the other."""
+        x = F.silu(self.linear_norm(self.linear(latent).unflatten(1, self.map_shape)))
+        for conv, norm in _layers(self.convs, self.norms):
+            x = F.silu(norm(conv(x)))
+        return torch.sigmoid(self.to_pixels(x).to(self.linear.weight.dtype))
+
+    def decode_by_blocks(self, latent: Tensor) -> Tensor:
+        """Decodes ``[N, in_features]`` latents, the last two layers on their blocks."""
+        x = self.linear(latent).unflatten(1, self.map_shape)
+        x = F.silu(self.linear_norm(x.contiguous(memory_format=torch.channels_last)))
+        half = self.to_pixels.weight.shape[-1] // 2
+        double = partial(F.conv_transpose2d, stride=2, padding=half, output_padding=1)
+        *inner, last = _layers(self.convs, self.norms)
+        for layer in inner:
+            x = _run(layer, x, double)
+        x = _run(last, x, s2d.strided_conv_transpose_to_blocks)
+        x = s2d.conv_transpose_on_blocks(x, self.to_pixels.weight, self.to_pixels.bias)
+        return torch.sigmoid(s2d.depth_to_space(x).to(self.linear.weight.dtype))
+
+
+def _run(layer: Layer, x: Tensor, convolve: Convolve) -> Tensor:
+    """SiLU(BatchNorm(convolve(x))); in evaluation BatchNorm costs no pass over x."""
+    conv, norm = layer
+    if norm.training:
+        return F.silu(s2d.pooled_batch_norm(convolve(x, conv.weight, None), norm))
+    mean, variance = cast("list[Tensor]", [norm.running_mean, norm.running_var])
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    shift = norm.bias - mean * scale
+    per_kernel = scale[:, None, None] if conv.transposed else scale[:, None, None, None]
+    return F.silu(convolve(x, conv.weight * per_kernel, shift))
+
+
+def _layers(convs: nn.ModuleList, norms: nn.ModuleList) -> list[Layer]:
+    return cast("list[Layer]", list(zip(convs, norms, strict=True)))
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    kind = weight.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
+
+
+def _smallest_map(owner: str, filters: Sequence[int], frame: int, kernel: int) -> int:
+    """Checks the ladder of convolutions and returns the side of its last map."""
+    if len(filters) < 2 or min(filters) < 1 or kernel % 2 == 0:
+        raise ValueError(
+            f"{owner} expected two or more positive filters and an odd kernel_size, "
+            f"got {tuple(filters)} and {kernel}: give one filter a convolution"
+        )
+    shrink = 2 ** (len(filters) - 1)
+    if frame < shrink or frame % shrink:
+        raise ValueError(
+            f"{owner} expected a frame_size divisible by {shrink} for {len(filters)} "
+            f"filters, got {frame}: resize the frames or give fewer filters"
+        )
+    return frame // shrink

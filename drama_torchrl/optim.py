@@ -1,0 +1,172 @@
+"""LaProp and the one place where gradients are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+__all__ = ["LaProp", "apply_gradients", "linear_warmup"]
+
+
+class LaProp(torch.optim.Optimizer):
+    """LaProp: momentum of gradients that are normalised first.
+
+    v ← β₂ v + (1-β₂) g²,  m ← β₁ m + (1-β₁) g / (√(v / (1-β₂ᵗ)) + ε),
+    θ ← θ - lr (m / (1-β₁ᵗ) + λ θ)   (arXiv:2002.04839, algorithm 1; the weight
+    decay λ is decoupled as in AdamW)
+
+    All tensors of a group are updated by fused multi-tensor operations. The step
+    count is a tensor on the parameters' device and the learning rate may be one
+    too, so that a captured CUDA graph sees both move.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate; a tensor on the parameters' device under CUDA graphs.
+        betas: β₁ and β₂.
+        eps: ε.
+        weight_decay: λ.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+        >>> import torch
+        >>> theta = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = LaProp([theta], lr=0.1)
+        >>> theta.square().sum().backward()
+        >>> _ = optimizer.step()
+        >>> theta.data
+        tensor([0.9000])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float | Tensor = 4e-5,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if not all(0 <= beta < 1 for beta in betas) or eps < 0 or weight_decay < 0:
+            raise ValueError(
+                "LaProp expects betas in [0, 1), eps >= 0 and weight_decay >= 0, got "
+                f"betas={betas}, eps={eps} and weight_decay={weight_decay}."
+            )
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    def _moments(
+        self, params: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state["step"] = torch.zeros((), device=p.device)
+                state["exp_avg"] = torch.zeros_like(p)
+                state["exp_avg_sq"] = torch.zeros_like(p)
+        names = ("step", "exp_avg", "exp_avg_sq")
+        steps, means, squares = ([self.state[p][name] for p in params] for name in names)
+        return steps, means, squares
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(params, group)
+        return loss
+
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        grads = [p.grad for p in params]
+        steps, means, squares = self._moments(params)
+        torch._foreach_add_(steps, 1.0)
+        # All parameters of a group step together: one bias correction serves all.
+        correction1 = 1.0 - beta1 ** steps[0]
+        correction2 = 1.0 - beta2 ** steps[0]
+
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, 1.0 - beta2)
+        scale = torch._foreach_div(squares, correction2)
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, group["eps"])
+        normalised = torch._foreach_div(grads, scale)
+        torch._foreach_lerp_(means, normalised, 1.0 - beta1)
+
+        delta = torch._foreach_div(means, correction1)
+        if group["weight_decay"]:
+            torch._foreach_add_(delta, params, alpha=group["weight_decay"])
+        torch._foreach_mul_(delta, group["lr"])
+        torch._foreach_sub_(params, delta)
+
+
+def linear_warmup(
+    optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Raise the learning rate linearly from lr / steps to lr, then hold it.
+
+    lr_t = lr · min(1, t / steps), t counting from 1   (Drama A.4)
+
+    Args:
+        optimizer: its learning rates are scaled.
+        steps: optimiser steps until the full rate; 0 for none.
+
+    Returns:
+        A scheduler to step after each optimiser step.
+
+    Example:
+        >>> import torch
+        >>> optimizer = LaProp([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        >>> schedule = linear_warmup(optimizer, 4)
+        >>> schedule.get_last_lr()
+        [0.25]
+    """
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: min(1.0, (t + 1) / max(1, steps))
+    )
+
+
+def apply_gradients(
+    losses: TensorDictBase, optimizer: torch.optim.Optimizer, max_norm: float
+) -> Tensor:
+    """Zero the gradients, differentiate the sum of the losses, clip and step.
+
+    Args:
+        losses: entries named ``loss_*`` are summed.
+        optimizer: all its parameters are clipped together.
+        max_norm: bound of the norm of the gradient.
+
+    Returns:
+        The norm of the gradient before clipping, a scalar tensor.
+
+    Example:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = torch.optim.SGD([theta], lr=1.0)
+        >>> losses = TensorDict(loss_theta=theta.square().sum())
+        >>> apply_gradients(losses, optimizer, max_norm=1.0), theta.data
+        (tensor(4.), tensor([1.0000]))
+    """
+    total = sum(value for name, value in losses.items() if name.startswith("loss_"))
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(params, max_norm, foreach=True)
+    optimizer.step()
+    return norm

@@ -1,0 +1,348 @@
+"""The options of an agent: a tree of dataclasses, their limits and their sources.
+
+Table and section numbers are those of the Drama paper (arXiv:2410.08893); what it
+takes over from DreamerV3 (arXiv:2301.04104) says so. A *step* is one environment step,
+that is `env.frame_skip` frames of the emulator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from drama_torchrl.limits import (
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SEED,
+    SIZES,
+    WORD,
+    Options,
+    at_least,
+    expect,
+    one_of,
+    option,
+)
+
+
+@dataclass
+class EnvConfig(Options):
+    """The Atari game and its protocol."""
+
+    section: ClassVar[str] = "env"
+
+    game: str = option("Boxing", WORD)
+    """Name of the game as the ALE spells it. Table 1."""
+    frame_skip: int = option(4, at_least(1))
+    """Frames of the emulator for which an action is held."""
+    repeat_action_probability: float = option(0.0, PROBABILITY)
+    """Probability that the emulator repeats the last action instead ("sticky")."""
+    max_noops: int = option(30, at_least(0))
+    """Most no-operation frames at the start of an episode; the number is drawn."""
+    max_frames: int = option(108_000, at_least(1))
+    """Frames after which an episode is truncated (30 minutes of play)."""
+    frame_size: int = option(64, at_least(1))
+    """Height and width of a frame, in pixels. Table 5."""
+
+
+@dataclass
+class ReplayConfig(Options):
+    """The replay buffer and how windows are drawn from it."""
+
+    section: ClassVar[str] = "replay"
+
+    capacity: int = option(100_000, at_least(1))
+    """Transitions kept; the oldest are overwritten."""
+    device: str = option("auto", one_of("auto", "cpu", "cuda"))
+    """Where frames are kept; `auto` is the device that trains."""
+    sampling: str = option("dfs", one_of("dfs", "uniform"))
+    """Dynamic frequency-based or uniform draws of windows. Section 2.4, Table 4."""
+    temperature: float = option(10.0, POSITIVE)
+    """Temperature τ of the frequency-based draws, in visits. Section 2.4."""
+    ratio: float = option(64.0, POSITIVE)
+    """Imagination visits ρ that one model visit allows. Section 2.4."""
+    model_batch: int = option(16, at_least(1))
+    """Windows B in one world-model update. Section 2.2.2."""
+    model_window: int = option(128, at_least(2))
+    """Steps T in each of them. Section 2.2.2."""
+    imagination_batch: int = option(1024, at_least(1))
+    """Contexts N from which one behaviour update imagines. A.4.4."""
+    imagination_window: int = option(8, at_least(1))
+    """Steps in each of them. A.4.4."""
+
+    def __post_init__(self) -> None:
+        """Checks that a window fits into the buffer."""
+        super().__post_init__()
+        for name in ("model_window", "imagination_window"):
+            window = getattr(self, name)
+            expected = f"at most replay.capacity={self.capacity} steps"
+            expect(window <= self.capacity, self.name_of(name), expected, window)
+
+
+@dataclass
+class WorldModelConfig(Options):
+    """The world model, its loss and its optimiser."""
+
+    section: ClassVar[str] = "world_model"
+
+    filters: list[int] = option([16, 32, 48, 64, 64], SIZES)
+    """Filters of the encoder's convolutions; the decoder mirrors them. Table 5."""
+    num_categoricals: int = option(32, at_least(1))
+    """Categorical variables K in a latent. Section 2.2.1."""
+    num_classes: int = option(32, at_least(2))
+    """Classes M of each of them. Section 2.2.1."""
+    unimix: float = option(0.01, BELOW_ONE)
+    """Share of the uniform distribution in every categorical. DreamerV3."""
+    d_model: int = option(512, at_least(1))
+    """Width D of the dynamics and of the belief. Table 6."""
+    num_layers: int = option(2, at_least(1))
+    """Mamba-2 layers. Table 6."""
+    d_state: int = option(16, at_least(1))
+    """Size S of the state-space state. Table 6."""
+    head_dim: int = option(128, at_least(1))
+    """Width P of one head. Table 6."""
+    expand: int = option(2, at_least(1))
+    """Inner width of a layer over `d_model`. Mamba-2, arXiv:2405.21060."""
+    d_conv: int = option(4, at_least(2))
+    """Steps that a layer's causal convolution sees. Mamba-2, arXiv:2405.21060."""
+    dropout: float = option(0.1, BELOW_ONE)
+    """Dropout after the stem and on each residual branch. Table 6."""
+    head_units: int = option(256, at_least(1))
+    """Hidden units of the reward and termination heads. A.4.3."""
+    num_bins: int = option(255, at_least(2))
+    """Bins of every two-hot prediction: reward and value. DreamerV3."""
+    bin_limit: float = option(20.0, POSITIVE)
+    """The bins span [-bin_limit, bin_limit] in symlog units. DreamerV3."""
+    dynamics_scale: float = option(1.0, NOT_NEGATIVE)
+    """Weight of the loss that trains the prior. Eq. 7."""
+    representation_scale: float = option(0.1, NOT_NEGATIVE)
+    """Weight of the loss that trains the posterior towards the prior. Eq. 7."""
+    free_nats: float = option(1.0, NOT_NEGATIVE)
+    """Nats below which those two losses stop. Eq. 7."""
+    reset_at_episode_start: bool = option(False)
+    """Whether the memory is cleared where an episode starts inside a window."""
+    learning_rate: float = option(4e-5, POSITIVE)
+    """Tables 5 and 6."""
+    warmup_steps: int = option(1000, at_least(0))
+    """Updates over which the learning rate rises linearly."""
+    weight_decay: float = option(1e-4, NOT_NEGATIVE)
+    """Decoupled decay, scaled by the learning rate. Tables 5 and 6."""
+    max_grad_norm: float = option(1000.0, POSITIVE)
+    """Gradient norm above which gradients are scaled down."""
+
+    def __post_init__(self) -> None:
+        """Checks that the heads divide the inner width."""
+        super().__post_init__()
+        divides = self.inner_width % self.head_dim == 0
+        inner = f"d_model*expand={self.d_model}*{self.expand}={self.inner_width}"
+        expect(divides, "world_model.head_dim", f"a divisor of {inner}", self.head_dim)
+
+    @property
+    def latent_dim(self) -> int:
+        """Width of a flat latent: K·M."""
+        return self.num_categoricals * self.num_classes
+
+    @property
+    def inner_width(self) -> int:
+        """Inner width DI of a Mamba-2 layer."""
+        return self.d_model * self.expand
+
+    @property
+    def num_heads(self) -> int:
+        """Heads NH of a Mamba-2 layer."""
+        return self.inner_width // self.head_dim
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of the frame per pixel of the encoder's last map, along one side."""
+        return 2 ** (len(self.filters) - 1)
+
+
+@dataclass
+class BehaviourConfig(Options):
+    """Actor, critic, their losses and their optimiser."""
+
+    section: ClassVar[str] = "behaviour"
+
+    horizon: int = option(16, at_least(1))
+    """Imagined steps H. Section 2.3."""
+    discount: float = option(0.985, BELOW_ONE)
+    """Discount γ per step. A.4.4."""
+    trace_decay: float = option(0.95, PROBABILITY)
+    """Decay λ of the λ-return. A.4.4."""
+    entropy_scale: float = option(3e-4, NOT_NEGATIVE)
+    """Weight of the actor's entropy. A.4.4."""
+    actor_units: list[int] = option([256, 256], SIZES)
+    """Units of the actor's hidden layers. A.4.4."""
+    critic_units: list[int] = option([512, 512], SIZES)
+    """Units of the critic's hidden layers. A.4.4."""
+    slow_decay: float = option(0.98, BELOW_ONE)
+    """Decay per update of the slow critic's moving average. DreamerV3."""
+    slow_scale: float = option(1.0, NOT_NEGATIVE)
+    """Weight of the critic's loss towards the slow critic's return. DreamerV3."""
+    return_decay: float = option(0.99, BELOW_ONE)
+    """Decay per update of the moving average of the return range. DreamerV3."""
+    learning_rate: float = option(4e-5, POSITIVE)
+    """Of the one optimiser over actor and critic."""
+    warmup_steps: int = option(1000, at_least(0))
+    """Updates over which the learning rate rises linearly."""
+    max_grad_norm: float = option(100.0, POSITIVE)
+    """Gradient norm above which gradients are scaled down. A.4.4."""
+
+
+@dataclass
+class ActingConfig(Options):
+    """What the agent knows when it acts in the real environment."""
+
+    section: ClassVar[str] = "acting"
+
+    latent: str = option("posterior", one_of("posterior", "prior"))
+    """Encodes the current frame, or acts on its prediction as the paper does."""
+    memory: str = option("carried", one_of("carried", "window"))
+    """A recurrent state carried over the episode, or the last `window` steps."""
+    window: int = option(16, at_least(1))
+    """Steps that the `window` memory holds."""
+
+
+@dataclass
+class TrainingConfig(Options):
+    """The schedule."""
+
+    section: ClassVar[str] = "training"
+
+    total_steps: int = option(100_000, at_least(1))
+    """Environment steps of a whole run. Section 3.1."""
+    random_steps: int = option(1_032, at_least(1))
+    """Environment steps with random actions before the first update."""
+    steps_per_update: int = option(1, at_least(1))
+    """Environment steps between updates; world model and behaviour get one each."""
+    max_minutes: float = option(0.0, NOT_NEGATIVE)
+    """Stop early after this time of training; the result is partial. 0: never."""
+
+    def __post_init__(self) -> None:
+        """Checks that something is left to train on."""
+        super().__post_init__()
+        expected = f"more than training.random_steps={self.random_steps}"
+        valid = self.total_steps > self.random_steps
+        expect(valid, "training.total_steps", expected, self.total_steps)
+
+    def updates_at(self, step: int) -> bool:
+        """Whether the agent trains after an environment step, counted from 1.
+
+        Example:
+            >>> schedule = TrainingConfig(random_steps=10, steps_per_update=4)
+            >>> [step for step in range(1, 21) if schedule.updates_at(step)]
+            [12, 16, 20]
+        """
+        return step > self.random_steps and step % self.steps_per_update == 0
+
+
+@dataclass
+class EvaluationConfig(Options):
+    """The final score."""
+
+    section: ClassVar[str] = "evaluation"
+
+    episodes: int = option(100, at_least(1))
+    """Episodes whose actions are drawn from the policy."""
+    greedy_episodes: int = option(100, at_least(0))
+    """Episodes that take the policy's likeliest action; reported beside."""
+
+
+@dataclass
+class ExecutionConfig(Options):
+    """Where and how the tensors are computed."""
+
+    section: ClassVar[str] = "execution"
+
+    device: str = option("auto", one_of("auto", "cpu", "cuda"))
+    """Device that trains; `auto` is CUDA where there is a device, else the CPU."""
+    autocast: bool = option(True)
+    """bfloat16 on CUDA; a CPU always computes in float32."""
+    compile: bool = option(False)
+    """Passes the updates through `torch.compile`."""
+    cudagraphs: bool = option(True)
+    """Captures the updates as CUDA graphs; a CPU has none."""
+
+
+@dataclass
+class LogConfig(Options):
+    """What a run writes, beside its CSV file."""
+
+    section: ClassVar[str] = "log"
+
+    logger: str = option("csv", one_of("csv", "tensorboard", "wandb", "mlflow"))
+    """Where metrics go; the CSV file is always written."""
+    every: int = option(100, at_least(1))
+    """Environment steps between rows of metrics."""
+    checkpoint_every: int = option(10_000, at_least(1))
+    """Environment steps between checkpoints."""
+    film_every: int = option(10_000, at_least(1))
+    """Environment steps between films of imagination beside reality."""
+    progress: bool = option(True)
+    """Whether a progress bar is shown."""
+
+
+@dataclass
+class DramaConfig(Options):
+    """All options of an agent and its run; the defaults are the paper's."""
+
+    preset: str = option("xs", WORD)
+    """Preset that the options started from; names the run directory."""
+    seed: int = option(0, SEED)
+    """Of the environment, the weights and every draw."""
+    run_dir: str = option("")
+    """Directory that a run writes to; empty for one named after the run."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
+    acting: ActingConfig = field(default_factory=ActingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        """Checks the relations between groups."""
+        super().__post_init__()
+        for kind in ("model", "imagination"):
+            batch = getattr(self.replay, f"{kind}_batch")
+            starts = self.starts(getattr(self.replay, f"{kind}_window"))
+            expected = (
+                f"at most {max(starts, 0)}, the windows of "
+                f"replay.{kind}_window={getattr(self.replay, f'{kind}_window')} steps "
+                f"in training.random_steps={self.training.random_steps} steps"
+            )
+            expect(batch <= starts, f"replay.{kind}_batch", expected, batch)
+        size, downsampling = self.env.frame_size, self.world_model.downsampling
+        expected = (
+            f"a multiple of {downsampling}, since every convolution of "
+            f"world_model.filters={self.world_model.filters} but the first halves it"
+        )
+        expect(size % downsampling == 0, "env.frame_size", expected, size)
+
+    def starts(self, window: int) -> int:
+        """Different windows of that many steps when training begins.
+
+        Args:
+            window: steps in a window.
+
+        Example:
+            >>> DramaConfig().starts(window=8)
+            1025
+        """
+        return min(self.training.random_steps, self.replay.capacity) - window + 1
+
+    @property
+    def run_path(self) -> Path:
+        """Directory that the run writes to.
+
+        Example:
+            >>> DramaConfig(seed=3).run_path.as_posix()
+            'runs/Boxing-xs-seed3'
+        """
+        name = f"{self.env.game}-{self.preset}-seed{self.seed}"
+        return Path(self.run_dir) if self.run_dir else Path("runs", name)

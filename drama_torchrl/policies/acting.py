@@ -1,0 +1,132 @@
+"""Policies that act in a real environment (decision D4)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from drama_torchrl.modules.distributions import sample_one_hot
+from drama_torchrl.modules.mode import evaluating
+from drama_torchrl.modules.world_model import WorldModel
+from drama_torchrl.policies.memory import Memory
+
+__all__ = ["PosteriorPolicy", "PriorPolicy"]
+
+
+class _ActingPolicy(TensorDictModuleBase):
+    """Reads ``"pixels"`` and ``"is_init"``, writes ``"action"``, remembers both.
+
+    The memory stays inside, and the policy itself moves the frame to its device and
+    the action back: carried in the tensordict, the memory would cross between the
+    policy's and the environment's device at every step.
+    """
+
+    in_keys: ClassVar[list[NestedKey]] = ["pixels", "is_init"]
+    out_keys: ClassVar[list[NestedKey]] = ["action"]
+
+    def __init__(
+        self, world_model: WorldModel, actor: TensorDictModuleBase, memory: Memory
+    ) -> None:
+        super().__init__()
+        self.world_model = world_model
+        self.actor = actor
+        self.memory = memory
+
+    def _act(self, latent: Tensor, belief: Tensor) -> Tensor:
+        state = TensorDict(
+            {"latent": latent, "belief": belief}, batch_size=latent.shape[:1]
+        )
+        return self.actor(state).get("action")
+
+    def _choose(self, latent: Tensor, is_init: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Choose actions for environments of batch size ``[]`` or ``[B]``."""
+        pixels, is_init = tensordict.get("pixels"), tensordict.get("is_init")
+        device = next(self.actor.parameters()).device
+        frames = pixels.reshape(-1, *pixels.shape[-3:]).to(device, non_blocking=True)
+        starts = is_init.reshape(-1).to(device, non_blocking=True)
+        with evaluating(self.world_model, self.actor):
+            _, latent = self.world_model.sample_latent(self.world_model.encoder(frames))
+            action = self._choose(latent, starts)
+            self.memory.remember(latent, action.to(latent.dtype))
+        # The one point of an environment step at which the host waits for the device.
+        action = action.bool().to(pixels.device).reshape(*tensordict.shape, -1)
+        return tensordict.set("action", action)
+
+
+class PosteriorPolicy(_ActingPolicy):
+    """Look at the frame, then act: a_t ~ π([z_t, d_{t-1}]), z_t ~ q(· | o_t).
+
+    d_{-1} = 0 at the first step of an episode (decision D4, ``posterior``).
+
+    Args:
+        world_model: encodes frames.
+        actor: policy over ``"latent"`` and ``"belief"``; the exploration type
+            decides whether its actions are drawn or the most likely ones.
+        memory: what is remembered of the episode.
+
+    Example:
+        >>> import torch
+        >>> from drama_torchrl.config import load_config
+        >>> from drama_torchrl.factories import make_actor, make_world_model
+        >>> from drama_torchrl.policies import CarriedMemory
+        >>> config = load_config("quick")
+        >>> world_model = make_world_model(config, 6)
+        >>> memory = CarriedMemory(world_model, batch_size=1)
+        >>> policy = PosteriorPolicy(world_model, make_actor(config, 6), memory)
+        >>> step = TensorDict(
+        ...     pixels=torch.zeros(3, 64, 64, dtype=torch.uint8),
+        ...     is_init=torch.ones(1, dtype=torch.bool),
+        ... )
+        >>> policy(step)["action"].sum()
+        tensor(1)
+    """
+
+    def _choose(self, latent: Tensor, is_init: Tensor) -> Tensor:
+        return self._act(latent, self.memory.recall(is_init))
+
+
+class PriorPolicy(_ActingPolicy):
+    """Act on the expected frame: a_t ~ π([ẑ_t, d_{t-1}]), ẑ_t ~ p(· | d_{t-1}).
+
+    The frame o_t is encoded for the memory alone. There is no prior at the first
+    step of an episode: the action is uniformly random (decision D4, ``prior``).
+
+    Args:
+        world_model: encodes frames and predicts the prior.
+        actor: policy over ``"latent"`` and ``"belief"``.
+        memory: what is remembered of the episode.
+
+    Example:
+        >>> import torch
+        >>> from drama_torchrl.config import load_config
+        >>> from drama_torchrl.factories import make_actor, make_world_model
+        >>> from drama_torchrl.policies import CarriedMemory
+        >>> config = load_config("quick")
+        >>> world_model = make_world_model(config, 6)
+        >>> memory = CarriedMemory(world_model, batch_size=1)
+        >>> policy = PriorPolicy(world_model, make_actor(config, 6), memory)
+        >>> step = TensorDict(
+        ...     pixels=torch.zeros(3, 64, 64, dtype=torch.uint8),
+        ...     is_init=torch.ones(1, dtype=torch.bool),
+        ... )
+        >>> policy(step)["action"].sum()
+        tensor(1)
+    """
+
+    def _choose(self, latent: Tensor, is_init: Tensor) -> Tensor:
+        belief = self.memory.recall(is_init)
+        prior = self.world_model.prior_head(belief)
+        _, prior_latent = self.world_model.sample_latent(prior)
+        action = self._act(prior_latent, belief)
+        uniform = sample_one_hot(torch.zeros_like(action, dtype=belief.dtype))
+        return torch.where(is_init[:, None], uniform, action.to(belief.dtype))
+

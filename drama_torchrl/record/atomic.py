@@ -1,0 +1,42 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["replacing"]
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write a file under a temporary name; rename it once it is whole and on disk.
+
+    A reader, or a run that is killed at any moment, finds the old file or the new
+    one, never a part of it. If the block raises, the old file stays.
+
+    Args:
+        path: the file to replace; its directory must exist.
+
+    Yields:
+        The temporary path to write to, in the same directory.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "answer.txt")
+        >>> with replacing(path) as temporary:
+        ...     _ = temporary.write_text("42")
+        >>> path.read_text()
+        '42'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

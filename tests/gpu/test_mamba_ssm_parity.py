@@ -1,0 +1,101 @@
+"""Mamba2 against mamba_ssm's own layer and its Triton kernels."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drama_torchrl.modules.mamba2 import Mamba2
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("mamba_ssm") is None, reason="needs mamba-ssm"
+    ),
+    pytest.mark.filterwarnings("ignore"),  # theirs, from kernels we do not own
+]
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Any]:
+    """mamba_ssm's Mamba2 class, with its products as near to float32 as they go.
+
+    Triton rounds float32 operands to TF32 (10 bits, 1e-3) by default; tf32x3 makes
+    three such products of each and is as good as float32.
+    """
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("TRITON_F32_DEFAULT", "tf32x3")
+        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        try:
+            importlib.import_module("selective_scan_cuda")
+        except ImportError:
+            # A wheel built without CUDA lacks this part of Mamba-1, but imports it.
+            name = "selective_scan_cuda"
+            patch.setitem(sys.modules, name, ModuleType(name))
+        module = pytest.importorskip("mamba_ssm.modules.mamba2", exc_type=ImportError)
+        yield module.Mamba2
+
+
+def make_reference(reference: Any) -> nn.Module:
+    # The fused path needs causal_conv1d; without it the same Triton scan is used.
+    layer: nn.Module = reference(512, d_state=16, headdim=128, use_mem_eff_path=False)
+    return layer
+
+
+def values_and_gradients(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    x = x.clone().requires_grad_()
+    output = layer(x)
+    y = output[0] if isinstance(layer, Mamba2) else output
+    layer.zero_grad()
+    (
+        y * torch.linspace(-1, 2, y.numel(), device=y.device).view_as(y).sin()
+    ).sum().backward()
+    gradients = {name: p.grad for name, p in layer.named_parameters()}
+    found = {"output": y.detach(), "gradient of x": x.grad, **gradients}
+    assert all(value is not None for value in found.values())
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def test_one_seed_gives_the_weights_of_mamba_ssm(reference: Any) -> None:
+    torch.manual_seed(0)
+    theirs = make_reference(reference).state_dict()
+    torch.manual_seed(0)
+    ours = Mamba2(512).state_dict()
+    assert list(ours) == list(theirs)
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(16, 128), (4, 300)])
+@pytest.mark.parametrize("weights_of", ["ours", "theirs"])
+def test_values_and_gradients_equal_those_of_the_triton_kernels(
+    reference: Any, batch: int, length: int, weights_of: str
+) -> None:
+    torch.manual_seed(0)
+    ours, theirs = Mamba2(512).cuda(), make_reference(reference).cuda()
+    if weights_of == "ours":
+        theirs.load_state_dict(ours.state_dict(), strict=True)
+    else:
+        ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(batch, length, 512, device="cuda")
+    expected = values_and_gradients(theirs, x)
+    found = values_and_gradients(ours, x)
+    assert found.keys() == expected.keys()
+    errors = {
+        name: ((found[name] - expected[name]).norm() / expected[name].norm()).item()
+        for name in expected
+    }
+    assert max(errors.values()) <= TOLERANCE, errors
