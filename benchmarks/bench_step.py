@@ -18,7 +18,7 @@ import torch
 from tensordict import TensorDict
 
 from drama_torchrl.config import load_config
-from drama_torchrl.estimate import random_transitions
+from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent, make_device
 from drama_torchrl.learner import Learner
 from drama_torchrl.record import provenance
@@ -51,14 +51,7 @@ def bench(mode: str, args: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(0)
     start = time.perf_counter()
     agent = make_agent(config, NUM_ACTIONS, device)
-    c = config.replay
-    kind = {
-        "num_actions": NUM_ACTIONS,
-        "frame_size": config.env.frame_size,
-        "device": device,
-    }
-    batch = random_transitions(c.model_batch, c.model_window, **kind)
-    context = random_transitions(c.imagination_batch, c.imagination_window, **kind)
+    batch, context = random_batches(config, NUM_ACTIONS, device)
     for _ in range(args.warmup):
         model_metrics = agent.learn_world_model(batch)
         behaviour_metrics = agent.learn_behaviour(context)
@@ -91,7 +84,7 @@ def main() -> None:
     for mode in args.modes:
         report["modes"][mode] = bench(mode, args)
         torch.compiler.reset()
-        print(mode, json.dumps(report["modes"][mode]), flush=True)  # noqa: T201
+        print(mode, json.dumps(report["modes"][mode]), flush=True)
         if args.out:
             args.out.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -47,21 +47,22 @@ class CapturedUpdate:
         self.update = update
         self.warmup = warmup
         self.calls = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
         self._stream = torch.cuda.Stream()
-        self._batch: TensorDictBase | None = None
-        self._metrics: TensorDictBase | None = None
+        self._recording: (
+            tuple[torch.cuda.CUDAGraph, TensorDictBase, TensorDictBase] | None
+        ) = None
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """Run, record or replay the update on ``batch``."""
         self.calls += 1
         if self.calls <= self.warmup:
             return self._run(batch)
-        if self._graph is None:
-            self._record(batch)
-        self._batch.copy_(batch)
-        self._graph.replay()
-        return self._metrics
+        if self._recording is None:
+            self._recording = self._record(batch)
+        graph, static_batch, metrics = self._recording
+        static_batch.copy_(batch)
+        graph.replay()
+        return metrics
 
     def _run(self, batch: TensorDictBase) -> TensorDictBase:
         # Capture wants the stream that will be recorded to be warm too.
@@ -72,11 +73,14 @@ class CapturedUpdate:
         current.wait_stream(self._stream)
         return metrics
 
-    def _record(self, batch: TensorDictBase) -> None:
-        self._batch = batch.clone()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=self._stream):
-            self._metrics = self.update(self._batch.copy())
+    def _record(
+        self, batch: TensorDictBase
+    ) -> tuple[torch.cuda.CUDAGraph, TensorDictBase, TensorDictBase]:
+        static_batch = batch.clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            metrics = self.update(static_batch.copy())
+        return graph, static_batch, metrics
 
 
 def compile_regions(world_model: WorldModel) -> None:

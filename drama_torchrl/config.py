@@ -75,11 +75,14 @@ def load_config(preset: str = "xs", overrides: Sequence[str] = ()) -> DramaConfi
     return _build([_read_preset(preset), *layers, {"preset": preset}])
 
 
-def config_from_dict(data: Mapping[str, Any]) -> DramaConfig:
+def config_from_dict(
+    data: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> DramaConfig:
     """Options from nested dictionaries; what is absent keeps its default.
 
     Args:
         data: as `dataclasses.asdict` gives it.
+        overrides: `key=value`, as for `load_config`.
 
     Returns:
         The checked options.
@@ -91,7 +94,7 @@ def config_from_dict(data: Mapping[str, Any]) -> DramaConfig:
         >>> config_from_dict({"behaviour": {"horizon": 4}}).behaviour.horizon
         4
     """
-    return _build([data])
+    return _build([data, *map(_parse_override, overrides)])
 
 
 def save_config(config: DramaConfig, path: str | Path) -> None:

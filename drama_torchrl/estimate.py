@@ -11,47 +11,52 @@ from tensordict import TensorDict
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.factories import make_agent
 
-__all__ = ["estimate_hours", "random_transitions", "warn_if_long"]
+__all__ = ["estimate_hours", "random_batches", "warn_if_long"]
 
 
-def random_transitions(
-    batch: int, window: int, *, num_actions: int, frame_size: int, device: torch.device
-) -> TensorDict:
-    """Draw transitions shaped as the replay buffer's, for timing.
+def random_batches(
+    config: DramaConfig, num_actions: int, device: torch.device
+) -> tuple[TensorDict, TensorDict]:
+    """Draw what the replay buffers would return, for timing.
 
     Args:
-        batch: number of windows.
-        window: steps in a window.
+        config: sizes of batches, windows and frames.
         num_actions: number A of actions.
-        frame_size: height and width F of a frame.
         device: where to put them.
 
     Returns:
-        Random frames, actions and rewards, ``[batch, window]``.
+        Random transitions for the world model and contexts for imagination.
 
     Example:
         >>> import torch
-        >>> batch = random_transitions(
-        ...     2, 5, num_actions=6, frame_size=64, device=torch.device("cpu")
-        ... )
-        >>> batch["pixels"].shape
-        torch.Size([2, 5, 3, 64, 64])
+        >>> from drama_torchrl.config import load_config
+        >>> config, device = load_config("quick"), torch.device("cpu")
+        >>> batch, context = random_batches(config, 6, device)
+        >>> batch.shape, context.shape
+        (torch.Size([4, 32]), torch.Size([64, 4]))
     """
-    shape = (batch, window)
-    frames = (*shape, 3, frame_size, frame_size)
-    action = torch.randint(num_actions, shape, device=device)
-    flag = torch.zeros(*shape, 1, dtype=torch.bool, device=device)
-    return TensorDict(
-        {
-            "pixels": torch.randint(256, frames, dtype=torch.uint8, device=device),
-            "action": torch.nn.functional.one_hot(action, num_actions).bool(),
-            "is_init": flag,
-            ("next", "reward"): torch.randn(*shape, 1, device=device),
-            ("next", "end-of-life"): flag.clone(),
-        },
-        batch_size=shape,
-        device=device,
-    )
+    c = config.replay
+    windows = (c.model_batch, c.model_window)
+    contexts = (c.imagination_batch, c.imagination_window)
+    size = config.env.frame_size
+
+    def draw(shape: tuple[int, int]) -> TensorDict:
+        frames = (*shape, 3, size, size)
+        action = torch.randint(num_actions, shape, device=device)
+        flag = torch.zeros(*shape, 1, dtype=torch.bool, device=device)
+        return TensorDict(
+            {
+                "pixels": torch.randint(256, frames, dtype=torch.uint8, device=device),
+                "action": torch.nn.functional.one_hot(action, num_actions).bool(),
+                "is_init": flag,
+                ("next", "reward"): torch.randn(*shape, 1, device=device),
+                ("next", "end-of-life"): flag.clone(),
+            },
+            batch_size=shape,
+            device=device,
+        )
+
+    return draw(windows), draw(contexts)
 
 
 def estimate_hours(
@@ -75,18 +80,10 @@ def estimate_hours(
         >>> 0 < hours < 1
         True
     """
-    replay, schedule = config.replay, config.training
+    schedule = config.training
     with torch.random.fork_rng():
         agent = make_agent(config, num_actions, device)
-        kind = {
-            "num_actions": num_actions,
-            "frame_size": config.env.frame_size,
-            "device": device,
-        }
-        batch = random_transitions(replay.model_batch, replay.model_window, **kind)
-        context = random_transitions(
-            replay.imagination_batch, replay.imagination_window, **kind
-        )
+        batch, context = random_batches(config, num_actions, device)
         start = time.perf_counter()
         agent.learn_world_model(batch)
         agent.learn_behaviour(context)

@@ -32,8 +32,8 @@ from torchrl.modules import OneHotCategorical
 from torchrl.objectives import SoftUpdate
 from torchrl.record.loggers import Logger, get_logger
 
-from drama_torchrl.agent import Agent
 from drama_torchrl.acceleration import CapturedUpdate, Update, compile_regions
+from drama_torchrl.agent import Agent
 from drama_torchrl.config import ConfigError, DramaConfig
 from drama_torchrl.data import (
     DFSImaginationSampler,
@@ -92,11 +92,12 @@ __all__ = [
 ]
 
 
-def make_device(name: str) -> torch.device:
-    """Choose the device to train on.
+def make_device(name: str, option: str = "execution.device") -> torch.device:
+    """Choose a device.
 
     Args:
         name: ``"cpu"``, ``"cuda"``, or ``"auto"`` for CUDA where there is one.
+        option: the option that named it, for the error.
 
     Raises:
         ConfigError: if CUDA is asked for and absent.
@@ -108,9 +109,9 @@ def make_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ConfigError(
-            "execution.device=cuda expects a CUDA GPU, but this torch "
+            f"{option}=cuda expects a CUDA GPU, but this torch "
             f"({torch.__version__}) sees none; check the driver and that torch is a "
-            "CUDA build, or use execution.device=cpu."
+            f"CUDA build, or use {option}=cpu."
         )
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
@@ -169,10 +170,10 @@ def make_world_model(config: DramaConfig, num_actions: int) -> WorldModel:
         716
     """
     c = config.world_model
-    pixels = {"filters": c.filters, "frame_size": config.env.frame_size}
+    size = config.env.frame_size
     world_model = WorldModel(
-        encoder=PixelEncoder(**pixels, out_features=c.latent_dim),
-        decoder=PixelDecoder(**pixels, in_features=c.latent_dim),
+        encoder=PixelEncoder(c.filters, out_features=c.latent_dim, frame_size=size),
+        decoder=PixelDecoder(c.filters, in_features=c.latent_dim, frame_size=size),
         dynamics=MambaDynamics(
             c.latent_dim,
             num_actions,
@@ -269,7 +270,7 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
 def make_policy(
     config: DramaConfig, agent: Agent, *, batch_size: int = 1
 ) -> PosteriorPolicy | PriorPolicy:
-    """Build the acting policy of decisions D4 and D5 for ``batch_size`` environments."""
+    """Build the policy of decisions D4 and D5 for ``batch_size`` environments."""
     memory: Memory
     if config.acting.memory == "carried":
         memory = CarriedMemory(agent.world_model, batch_size)
@@ -294,7 +295,7 @@ def make_replay(
         as ``[imagination_batch, imagination_window]``.
     """
     c = config.replay
-    where = device if c.device == "auto" else make_device(c.device)
+    where = device if c.device == "auto" else make_device(c.device, "replay.device")
     storage = LazyTensorStorage(c.capacity, device=where)
     samplers: tuple[Sampler, Sampler]
     if c.sampling == "dfs":
@@ -347,12 +348,8 @@ def make_world_model_learner(config: DramaConfig, world_model: WorldModel) -> Le
         max_grad_norm=c.max_grad_norm,
         precision=_make_precision(config, device),
     )
-    return Learner(
-        _accelerate(update, config, device),
-        modules=loss,
-        optimizer=optimizer,
-        schedule=linear_warmup(optimizer, c.warmup_steps),
-    )
+    schedule = linear_warmup(optimizer, c.warmup_steps)
+    return Learner(_accelerate(update, config, device), loss, optimizer, schedule)
 
 
 def make_behaviour_learner(
@@ -386,12 +383,8 @@ def make_behaviour_learner(
         max_grad_norm=c.max_grad_norm,
         precision=_make_precision(config, device),
     )
-    return Learner(
-        _accelerate(update, config, device),
-        modules=modules,
-        optimizer=optimizer,
-        schedule=linear_warmup(optimizer, c.warmup_steps),
-    )
+    schedule = linear_warmup(optimizer, c.warmup_steps)
+    return Learner(_accelerate(update, config, device), modules, optimizer, schedule)
 
 
 def make_collector(
@@ -426,7 +419,7 @@ def make_logger(config: DramaConfig, run_dir: Path) -> Logger | None:
             f"log.logger={name} expects the package {package}, which is not installed; "
             f"pip install 'drama_torchrl[{name}]', or use log.logger=csv."
         )
-    return get_logger(name, str(run_dir), run_dir.name, wandb_kwargs={})
+    return get_logger(name, str(run_dir), name)
 
 
 def _make_optimizer(

@@ -23,18 +23,17 @@ class Learner:
         schedule: its learning rate, stepped after each update.
 
     Example:
+        >>> import torch
         >>> from drama_torchrl.config import load_config
-        >>> from drama_torchrl.factories import make_world_model, make_world_model_learner
-        >>> config = load_config("quick")
-        >>> learner = make_world_model_learner(config, make_world_model(config, 6))
-        >>> sorted(learner.state_dict())
+        >>> from drama_torchrl.factories import make_agent
+        >>> agent = make_agent(load_config("quick"), 6, torch.device("cpu"))
+        >>> sorted(agent.learn_world_model.state_dict())
         ['modules', 'optimizer', 'schedule']
     """
 
     def __init__(
         self,
         update: Update,
-        *,
         modules: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,

@@ -74,12 +74,17 @@ class LaProp(torch.optim.Optimizer):
                 state["step"] = torch.zeros((), device=p.device)
                 state["exp_avg"] = torch.zeros_like(p)
                 state["exp_avg_sq"] = torch.zeros_like(p)
-        names = ("step", "exp_avg", "exp_avg_sq")
-        steps, means, squares = ([self.state[p][name] for p in params] for name in names)
-        return steps, means, squares
+        states = [self.state[p] for p in params]
+        return (
+            [state["step"] for state in states],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+        )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(  # type: ignore[override]  # torch types the closure's loss as float
+        self, closure: Callable[[], Tensor] | None = None
+    ) -> Tensor | None:
         """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
@@ -93,19 +98,22 @@ class LaProp(torch.optim.Optimizer):
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         steps, means, squares = self._moments(params)
         torch._foreach_add_(steps, 1.0)
-        # All parameters of a group step together: one bias correction serves all.
-        correction1 = 1.0 - beta1 ** steps[0]
-        correction2 = 1.0 - beta2 ** steps[0]
+        # 1 - βᵗ, for each parameter's own t.
+        correction1 = torch._foreach_pow(beta1, steps)
+        correction2 = torch._foreach_pow(beta2, steps)
+        for correction in (correction1, correction2):
+            torch._foreach_sub_(correction, 1.0)
+            torch._foreach_neg_(correction)
 
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1.0 - beta2)
         scale = torch._foreach_div(squares, correction2)
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, group["eps"])
-        normalised = torch._foreach_div(grads, scale)
+        normalised = list(torch._foreach_div(grads, list(scale)))
         torch._foreach_lerp_(means, normalised, 1.0 - beta1)
 
         delta = torch._foreach_div(means, correction1)

@@ -279,7 +279,7 @@ class LogConfig(Options):
     """Environment steps between rows of metrics."""
     checkpoint_every: int = option(10_000, at_least(1))
     """Environment steps between checkpoints."""
-    film_every: int = option(10_000, at_least(1))
+    film_every: int = option(10_000, at_least(2))
     """Environment steps between films of imagination beside reality."""
     progress: bool = option(True)
     """Whether a progress bar is shown."""

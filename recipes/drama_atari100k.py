@@ -17,7 +17,7 @@ import torch
 from torchrl.envs import EnvBase
 
 from drama_torchrl.agent import Agent
-from drama_torchrl.config import ConfigError, DramaConfig, load_config
+from drama_torchrl.config import DramaConfig, load_config
 from drama_torchrl.estimate import warn_if_long
 from drama_torchrl.factories import (
     make_agent,
@@ -29,16 +29,24 @@ from drama_torchrl.factories import (
     make_replay,
 )
 from drama_torchrl.record.checkpoint import save_checkpoint
-from drama_torchrl.record.run_directory import RunDirectory, RunExistsError
 from drama_torchrl.record.film_files import write_film
 from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.result import score_run
+from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.seeding import seed_everything
 
-TRANSITION = ["pixels", "action", "is_init", ("next", "reward"), ("next", "end-of-life")]
+REMEMBERED = [
+    "pixels",
+    "action",
+    "is_init",
+    ("next", "reward"),
+    ("next", "end-of-life"),
+]
 
 
-def train(config: DramaConfig, agent: Agent, env: EnvBase, run: RunDirectory) -> Journal:
+def train(
+    config: DramaConfig, agent: Agent, env: EnvBase, run: RunDirectory
+) -> Journal:
     """Run the algorithm of the paper for one agent in one environment."""
     replay, contexts = make_replay(config, agent.device)
     collector = make_collector(config, env, make_policy(config, agent))
@@ -51,7 +59,7 @@ def train(config: DramaConfig, agent: Agent, env: EnvBase, run: RunDirectory) ->
     with journal:
         for step, transition in enumerate(collector, start=1):
             # 1. Act, and remember the transition.
-            replay.extend(transition.select(*TRANSITION))
+            replay.extend(transition.select(*REMEMBERED))
             journal.step(step, transition)
             if config.training.updates_at(step):
                 # 2. Learn how the world goes.
@@ -59,11 +67,12 @@ def train(config: DramaConfig, agent: Agent, env: EnvBase, run: RunDirectory) ->
                 # 3. Learn how to act in imagination.
                 behaviour = agent.learn_behaviour(contexts.sample().to(agent.device))
                 if step % config.log.every < config.training.steps_per_update:
-                    journal.metrics(step, {"world_model": model, "behaviour": behaviour})
+                    metrics = {"world_model": model, "behaviour": behaviour}
+                    journal.metrics(step, metrics)
             if step % config.log.checkpoint_every == 0:
                 save_run(config, agent, run, step)
             if step % config.log.film_every == 0:
-                write_film(agent.world_model, journal.recent_sequence(), run, journal.steps)
+                film(agent, journal, run)
             if journal.minutes > config.training.max_minutes > 0:
                 break
         collector.shutdown(close_env=False)
@@ -80,6 +89,13 @@ def save_run(config: DramaConfig, agent: Agent, run: RunDirectory, step: int) ->
     save_checkpoint(run.checkpoint, state | agent.state_dict())
 
 
+def film(agent: Agent, journal: Journal, run: RunDirectory) -> None:
+    """Put the newest transitions beside what the world model imagines of them."""
+    if journal.steps < 2:  # nothing would be seen, or nothing imagined
+        return
+    write_film(agent.world_model, journal.recent_sequence(), run, journal.steps)
+
+
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Train, score and write everything of one run; return its result."""
     config = load_config(overrides=arguments)
@@ -93,7 +109,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     agent = make_agent(config, num_actions, device)
     journal = train(config, agent, env, run)
     save_run(config, agent, run, journal.steps)
-    write_film(agent.world_model, journal.recent_sequence(), run, journal.steps)
+    film(agent, journal, run)
     env.close()
     return score_run(config, agent, run, journal)
 
@@ -102,5 +118,5 @@ if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
     try:
         main(sys.argv[1:])
-    except (ConfigError, RunExistsError) as error:
+    except ValueError as error:  # what this package says about bad input
         sys.exit(f"error: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ class TestLaProp:
 
     def test_each_group_has_its_own_options(self) -> None:
         a, b = nn.Parameter(torch.tensor([0.0])), nn.Parameter(torch.tensor([0.0]))
-        groups = [{"params": [a]}, {"params": [b], "lr": 0.5}]
+        groups: list[dict[str, Any]] = [{"params": [a]}, {"params": [b], "lr": 0.5}]
         optimizer = LaProp(groups, lr=0.1)
         a.grad, b.grad = torch.ones(1), torch.ones(1)
         optimizer.step()

@@ -17,6 +17,7 @@ from drama_torchrl.factories import (
     make_world_model_learner,
 )
 from drama_torchrl.learner import Learner
+from drama_torchrl.objectives import CriticLoss, WorldModelLoss
 from drama_torchrl.updates import BehaviourUpdate, Precision, WorldModelUpdate
 from tests.reference.tiny import ACTIONS, LATENT, WIDTH, real_batch, tiny_config
 
@@ -94,7 +95,9 @@ class TestWorldModelUpdate:
     def test_metrics_are_the_losses_and_the_gradient_norm(self) -> None:
         agent = TinyAgent()
         metrics = agent.learn_world_model(real_batch())
-        expected = set(agent.learn_world_model.modules.out_keys) | {"grad_norm"}
+        loss = agent.learn_world_model.modules
+        assert isinstance(loss, WorldModelLoss)
+        expected = {*loss.out_keys, "grad_norm"}
         assert set(metrics.keys()) == expected
         assert not any(value.requires_grad for value in metrics.values())
         assert all(value.isfinite() for value in metrics.values())
@@ -131,7 +134,8 @@ class TestBehaviourUpdate:
 
     def test_the_slow_critic_follows_the_critic_after_its_step(self) -> None:
         agent = TinyAgent("behaviour.slow_decay=0.75")
-        loss = agent.learn_behaviour.modules["critic"]
+        loss = agent.learn_behaviour.modules.get_submodule("critic")
+        assert isinstance(loss, CriticLoss)
         slow = loss.target_critic_network_params
         weight = ("module", "net", "0", "weight")
         before = slow[weight].clone()

@@ -32,7 +32,9 @@ class ImaginationEnv(ModelBasedEnvBase):
     ``("next", "terminated")``. Gradients are off and modules evaluate.
 
     Args:
-        world_model: the model to imagine with; it stays the caller's.
+        world_model: the model to imagine with; it stays the caller's. It reads the
+            context by its own keys; ``"latent"``, ``"belief"`` and ``"action"`` are
+            the environment's.
         num_actions: number A of actions.
 
     Raises:
@@ -65,7 +67,8 @@ class ImaginationEnv(ModelBasedEnvBase):
         }
         self.observation_spec = Composite(state)
         self.state_spec = Composite(state).clone()
-        self.action_spec = OneHot(num_actions, dtype=torch.bool, device=device)
+        # int64 is what torchrl's OneHotCategorical draws.
+        self.action_spec = OneHot(num_actions, dtype=torch.int64, device=device)
         self.reward_spec = Unbounded((1,), device=device)
 
     def any_done(self, tensordict: TensorDictBase) -> bool:
@@ -82,14 +85,15 @@ class ImaginationEnv(ModelBasedEnvBase):
         self, tensordict: TensorDictBase | None = None, **kwargs: Any
     ) -> TensorDictBase:
         del kwargs
+        shape = self.batch_size if tensordict is None else tensordict.shape
         context = None if tensordict is None else tensordict.get("context", None)
         with evaluating(self.world_model):
             if context is None:
-                return self._blank_start(tensordict)
-            if context.ndim != tensordict.ndim + 1:
+                return self._blank_start(shape)
+            if context.ndim != len(shape) + 1:
                 raise ValueError(
                     'ImaginationEnv.reset expects "context" of batch size '
-                    f"[{', '.join(map(str, tensordict.shape))}, time], got "
+                    f"[{', '.join(map(str, shape))}, time], got "
                     f"{list(context.shape)}; pass real transitions as "
                     "TensorDict(context=batch, batch_size=[N]) with batch [N, C]."
                 )
@@ -97,19 +101,15 @@ class ImaginationEnv(ModelBasedEnvBase):
                 self.world_model.encode(context.copy())
             )
             belief = context.get(self.world_model.tensor_keys.next_belief)[:, -1]
-        return self._start(belief, tensordict)
+        return self._start(belief, shape)
 
-    def _blank_start(self, tensordict: TensorDictBase | None) -> TensorDictBase:
-        shape = self.batch_size if tensordict is None else tensordict.shape
+    def _blank_start(self, shape: torch.Size) -> TensorDictBase:
         self._recurrent_state = self.world_model.initial_state(shape.numel())
         belief = torch.zeros(*shape, self.world_model.belief_dim, device=self.device)
-        return self._start(belief, tensordict)
+        return self._start(belief, shape)
 
-    def _start(
-        self, belief: torch.Tensor, tensordict: TensorDictBase | None
-    ) -> TensorDictBase:
+    def _start(self, belief: torch.Tensor, shape: torch.Size) -> TensorDictBase:
         _, latent = self.world_model.sample_latent(self.world_model.prior_head(belief))
-        shape = self.batch_size if tensordict is None else tensordict.shape
         start = self.full_done_spec.zero(shape)
         return start.update({"latent": latent, "belief": belief.float()})
 
@@ -122,12 +122,13 @@ class ImaginationEnv(ModelBasedEnvBase):
                 f"{None if state is None else list(state.shape)}, got "
                 f"{list(tensordict.shape)}; call reset with as many contexts first."
             )
-        root = tensordict.select("latent", "action")
-        with evaluating(self.world_model):
-            root, self._recurrent_state = self.world_model.step(
-                root.reshape(state.shape), state
-            )
+        # The environment's names are fixed, the model's may have been changed.
         keys = self.world_model.tensor_keys
+        root = TensorDict(batch_size=state.shape)
+        root.set(keys.latent, tensordict.get("latent").reshape(*state.shape, -1))
+        root.set(keys.action, tensordict.get("action").reshape(*state.shape, -1))
+        with evaluating(self.world_model):
+            root, self._recurrent_state = self.world_model.step(root, state)
         return TensorDict(
             {
                 "latent": root.get(keys.next_latent),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
@@ -80,6 +83,10 @@ class MambaDynamics(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.final_norm = RMSNorm(d_model)
 
+    def _blocks(self) -> Iterator[tuple[str, nn.Module, Mamba2]]:
+        for i, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
+            yield str(i), norm, cast("Mamba2", layer)
+
     def initial_state(self, batch_size: int | torch.Size) -> TensorDict:
         """Recurrent state of an empty past, one entry per layer.
 
@@ -89,10 +96,7 @@ class MambaDynamics(nn.Module):
         Returns:
             ``{"0": {"conv", "ssm"}, "1": ...}`` of batch size ``[B]``.
         """
-        states = {
-            str(i): layer.initial_state(batch_size)
-            for i, layer in enumerate(self.layers)
-        }
+        states = {i: layer.initial_state(batch_size) for i, _, layer in self._blocks()}
         return TensorDict(states, batch_size=states["0"].batch_size)
 
     def forward(
@@ -116,9 +120,9 @@ class MambaDynamics(nn.Module):
         """
         u = self.stem(torch.cat([latent, action.to(latent.dtype)], -1))
         states = {}
-        for i, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
-            layer_state = None if state is None else state[str(i)]
-            y, states[str(i)] = layer(norm(u), layer_state, is_init=is_init)
+        for i, norm, layer in self._blocks():
+            layer_state = None if state is None else state[i]
+            y, states[i] = layer(norm(u), layer_state, is_init=is_init)
             u = u + self.dropout(y)
         return self.final_norm(u), TensorDict(states, batch_size=latent.shape[:1])
 
@@ -137,7 +141,7 @@ class MambaDynamics(nn.Module):
         """
         u = self.stem(torch.cat([latent, action.to(latent.dtype)], -1))
         states = {}
-        for i, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
-            y, states[str(i)] = layer.step(norm(u), state[str(i)])
+        for i, norm, layer in self._blocks():
+            y, states[i] = layer.step(norm(u), state[i])
             u = u + self.dropout(y)
         return self.final_norm(u), TensorDict(states, batch_size=latent.shape[:1])

@@ -61,7 +61,8 @@ class RewardHead(nn.Module):
         >>> head = TensorDictModule(
         ...     RewardHead(8), in_keys=["belief"], out_keys=["reward_logits"]
         ... )
-        >>> head(TensorDict(belief=torch.zeros(2, 8), batch_size=[2]))["reward_logits"].shape
+        >>> beliefs = TensorDict(belief=torch.zeros(2, 8), batch_size=[2])
+        >>> head(beliefs)["reward_logits"].shape
         torch.Size([2, 255])
     """
 

@@ -79,7 +79,7 @@ class RunningNorm(nn.Module):
         self.count.copy_(total)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` ``[..., F]``; in training mode update the statistics first."""
+        """Normalise ``x`` ``[..., F]``; in training mode take it in first."""
         if self.training:
             self._update(x)
         scale = torch.rsqrt(self.var + self.eps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
@@ -58,7 +59,13 @@ class ActorLoss(LossModule):
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
     actor_network: ProbabilisticTensorDictSequential
-    out_keys = ["loss_actor", "loss_entropy", "entropy", "return_scale", "advantage"]
+    out_keys: ClassVar[list[NestedKey]] = [
+        "loss_actor",
+        "loss_entropy",
+        "entropy",
+        "return_scale",
+        "advantage",
+    ]
 
     def __init__(
         self,
@@ -93,7 +100,9 @@ class ActorLoss(LossModule):
         distribution = self.actor_network.get_dist(
             tensordict.select(*self.actor_network.in_keys)
         )
-        log_prob = distribution.log_prob(tensordict.get(self.tensor_keys.action))
+        # One-hot specs are often bool, of which argmax knows nothing.
+        action = tensordict.get(self.tensor_keys.action).int()
+        log_prob = distribution.log_prob(action)
         entropy = distribution.entropy().mean()
         advantage = tensordict.get(self.tensor_keys.advantage).detach()
         advantage = self.return_norm.normalize(advantage).squeeze(-1)

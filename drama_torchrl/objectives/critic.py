@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -52,6 +53,7 @@ class CriticLoss(LossModule):
         """Keys of the rollout; the critic's inputs are its own ``in_keys``."""
 
         state_value_logits: NestedKey = "state_value_logits"
+        state_value: NestedKey = "state_value"
         value_target: NestedKey = "value_target"
         reward: NestedKey = ("next", "reward")
         terminated: NestedKey = ("next", "terminated")
@@ -61,7 +63,7 @@ class CriticLoss(LossModule):
     critic_network: TensorDictModule
     critic_network_params: TensorDictParams
     target_critic_network_params: TensorDictParams
-    out_keys = [
+    out_keys: ClassVar[list[NestedKey]] = [
         "loss_critic",
         "loss_slow_critic",
         "value",
@@ -110,7 +112,9 @@ class CriticLoss(LossModule):
         with self.target_critic_network_params.to_module(
             self.critic_network, preserve_module_state=False
         ):
-            values = rollout_values(self.critic_network, tensordict)
+            values = rollout_values(
+                self.critic_network, tensordict, self.tensor_keys.state_value
+            )
         return lambda_returns(
             values,
             tensordict.get(self.tensor_keys.reward),
@@ -128,7 +132,7 @@ class CriticLoss(LossModule):
         ):
             out = self.critic_network(tensordict.select(*self.critic_network.in_keys))
         logits = out.get(self.tensor_keys.state_value_logits)
-        value = out.get("state_value").detach()
+        value = out.get(self.tensor_keys.state_value).detach()
         loss = self.two_hot.cross_entropy(logits, value_target).mean()
         slow_loss = self.two_hot.cross_entropy(logits, slow_target).mean()
         return TensorDict(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -51,12 +53,17 @@ def lambda_returns(
     )
 
 
-def rollout_values(critic: TensorDictModuleBase, rollout: TensorDictBase) -> Tensor:
+def rollout_values(
+    critic: TensorDictModuleBase,
+    rollout: TensorDictBase,
+    value_key: NestedKey = "state_value",
+) -> Tensor:
     """Values of all states of a rollout, the one after the last step included.
 
     Args:
-        critic: module writing ``"state_value"``.
+        critic: module writing values.
         rollout: ``[N, H]`` with the critic's inputs at the root and under ``"next"``.
+        value_key: where it writes them.
 
     Returns:
         V_0 … V_H, ``[N, H+1, 1]``.
@@ -75,7 +82,7 @@ def rollout_values(critic: TensorDictModuleBase, rollout: TensorDictBase) -> Ten
     """
     states = rollout.select(*critic.in_keys)
     last = rollout.get("next").select(*critic.in_keys)[:, -1:]
-    return critic(torch.cat([states, last], 1)).get("state_value")
+    return critic(torch.cat([states, last], 1)).get(value_key)
 
 
 class LambdaReturns(TensorDictModuleBase):
@@ -98,7 +105,7 @@ class LambdaReturns(TensorDictModuleBase):
         ['state_value', 'value_target', 'advantage']
     """
 
-    out_keys: list[NestedKey] = ["state_value", "value_target", "advantage"]
+    out_keys: ClassVar[list[NestedKey]] = ["state_value", "value_target", "advantage"]
 
     def __init__(
         self, critic: TensorDictModuleBase, *, discount: float, trace_decay: float
@@ -111,8 +118,9 @@ class LambdaReturns(TensorDictModuleBase):
     @property
     def in_keys(self) -> list[NestedKey]:
         """Keys that :meth:`forward` reads."""
-        nexts = [("next", key) for key in self.critic.in_keys]
-        return [*self.critic.in_keys, *nexts, ("next", "reward"), ("next", "terminated")]
+        inputs = self.critic.in_keys
+        nexts = [*inputs, "reward", "terminated"]
+        return [*inputs, *(("next", key) for key in nexts)]
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -120,9 +120,7 @@ class WindowMemory(nn.Module):
         self.length.masked_fill_(is_init, 0)
         # The newest step stands last; the first remembered one starts the past.
         start = self.positions == self.length[:, None]
-        belief, _ = self.world_model.dynamics(
-            self.latents, self.actions, is_init=start
-        )
+        belief, _ = self.world_model.dynamics(self.latents, self.actions, is_init=start)
         return belief[:, -1] * (self.length > 0)[:, None]
 
     def remember(self, latent: Tensor, action: Tensor) -> None:

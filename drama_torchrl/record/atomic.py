@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["replacing"]
+__all__ = ["replacing", "write_json"]
 
 
 @contextmanager
@@ -40,3 +42,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file, whole or not at all.
+
+    Args:
+        path: the file.
+        content: values that JSON knows.
+
+    Raises:
+        TypeError: if JSON does not know a value; an older file stays.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "result.json")
+        >>> write_json(path, {"steps": 5})
+        >>> path.read_text().split()
+        ['{', '"steps":', '5', '}']
+    """
+    text = json.dumps(content, indent=2)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n")

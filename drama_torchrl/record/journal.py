@@ -114,9 +114,9 @@ class Journal:
         if not self._columns:
             self._columns = ["step", *row]
             with self.run.metrics.open("w", newline="") as file:
-                csv.writer(file).writerow(self._columns)
+                csv.writer(file, lineterminator="\n").writerow(self._columns)
         with self.run.metrics.open("a", newline="") as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")
             writer.writerow([step, *(f"{row[name]:.6g}" for name in self._columns[1:])])
         for logger in self._loggers:
             for name, value in row.items():

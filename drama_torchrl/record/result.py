@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.run_directory import RunDirectory, provenance
 from drama_torchrl.record.scores import human_normalized, reference_scores
 
-__all__ = ["final_scores", "score_run", "summarize"]
+__all__ = ["EVALUATION_SEED", "final_scores", "score_run", "summarize"]
 
 EVALUATION_SEED = 1_000_003
 """Episodes of the final score are seeded from here on, away from those of training."""
@@ -50,21 +50,35 @@ def summarize(game: str, returns: Sequence[float]) -> dict[str, Any]:
 
 
 def final_scores(
-    config: DramaConfig, agent: Agent, *, episodes: int, exploration: ExplorationType
-) -> dict[str, Any]:
-    """Play complete episodes with a frozen agent and summarise them.
+    config: DramaConfig, agent: Agent
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Play complete episodes with a frozen agent: actions drawn, then the likeliest.
 
     Args:
-        config: names the game and the way of acting.
+        config: names the game, the way of acting and the numbers of episodes.
         agent: the agent; it does not change.
-        episodes: number of episodes; 0 plays none.
-        exploration: RANDOM draws actions, DETERMINISTIC takes the likeliest ones.
 
-    Returns:
-        As :func:`summarize`.
+    Yields:
+        ``"sampled"`` and ``"greedy"``, each with what :func:`summarize` returns, as
+        soon as its episodes are played.
     """
-    if episodes == 0:
-        return summarize(config.env.game, [])
+    episodes = config.evaluation
+    for name, count, exploration in (
+        ("sampled", episodes.episodes, ExplorationType.RANDOM),
+        ("greedy", episodes.greedy_episodes, ExplorationType.DETERMINISTIC),
+    ):
+        yield (
+            name,
+            summarize(
+                config.env.game,
+                _play(config, agent, count, exploration) if count else [],
+            ),
+        )
+
+
+def _play(
+    config: DramaConfig, agent: Agent, episodes: int, exploration: ExplorationType
+) -> list[float]:
     results = evaluate(
         lambda: make_atari(config, seed=EVALUATION_SEED),
         lambda batch_size: make_policy(config, agent, batch_size=batch_size),
@@ -79,7 +93,7 @@ def final_scores(
         desc=f"final score ({exploration.name.lower()})",
         disable=not config.log.progress,
     )
-    return summarize(config.env.game, [result.return_ for result in shown])
+    return [result.return_ for result in shown]
 
 
 def score_run(
@@ -109,16 +123,10 @@ def score_run(
         "config": asdict(config),
     }
     run.write_result(result)
-    scores = reference_scores(game)
-    references = {} if scores is None else scores._asdict()
+    known = reference_scores(game)
+    references = {} if known is None else known._asdict()
     plot_learning_curve(journal.episodes, run.learning_curve, game=game, **references)
-    episodes = config.evaluation
-    for name, count, exploration in (
-        ("sampled", episodes.episodes, ExplorationType.RANDOM),
-        ("greedy", episodes.greedy_episodes, ExplorationType.DETERMINISTIC),
-    ):
-        result[name] = final_scores(
-            config, agent, episodes=count, exploration=exploration
-        )
+    for name, scores in final_scores(config, agent):
+        result[name] = scores
         run.write_result(result)
     return result

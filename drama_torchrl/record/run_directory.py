@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import platform
 import subprocess
@@ -17,7 +16,7 @@ import torch
 
 from drama_torchrl import __version__
 from drama_torchrl.config import DramaConfig, save_config
-from drama_torchrl.record.atomic import replacing
+from drama_torchrl.record.atomic import write_json
 
 __all__ = ["RunDirectory", "RunExistsError", "find_commit", "provenance"]
 
@@ -136,9 +135,7 @@ class RunDirectory:
         Raises:
             TypeError: if JSON does not know a value; an older file stays.
         """
-        text = json.dumps(result, indent=2)
-        with replacing(self.result) as temporary:
-            temporary.write_text(text + "\n")
+        write_json(self.result, result)
 
 
 def _occupied(

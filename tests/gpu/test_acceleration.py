@@ -9,7 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import load_config
-from drama_torchrl.estimate import random_transitions
+from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent
 
 pytestmark = [
@@ -21,10 +21,9 @@ DEVICE = torch.device("cuda")
 
 def agent_and_batches(*overrides: str) -> tuple[Agent, TensorDict, TensorDict]:
     torch.manual_seed(0)
-    config = load_config("quick", ["world_model.dropout=0", *overrides])
-    agent = make_agent(config, 6, DEVICE)
-    kind = {"num_actions": 6, "frame_size": 64, "device": DEVICE}
-    return agent, random_transitions(4, 32, **kind), random_transitions(16, 8, **kind)
+    small = ["world_model.dropout=0", "replay.imagination_batch=16"]
+    config = load_config("quick", [*small, *overrides])
+    return make_agent(config, 6, DEVICE), *random_batches(config, 6, DEVICE)
 
 
 def test_each_replay_draws_fresh_random_numbers() -> None:
@@ -38,7 +37,9 @@ def test_a_replay_reads_the_new_batch() -> None:
     update = CapturedUpdate(lambda batch: batch.apply(lambda x: 2 * x))
     for value in range(8):
         x = torch.full((3,), float(value), device=DEVICE)
-        assert update(TensorDict(x=x, batch_size=[3]))["x"].tolist() == [2.0 * value] * 3
+        assert (
+            update(TensorDict(x=x, batch_size=[3]))["x"].tolist() == [2.0 * value] * 3
+        )
 
 
 def losses(learner: object, batch: TensorDictBase, name: str) -> list[float]:

@@ -34,11 +34,13 @@ def reference() -> Iterator[Any]:
     Triton rounds float32 operands to TF32 (10 bits, 1e-3) by default; tf32x3 makes
     three such products of each and is as good as float32.
     """
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
+        torch.backends.cudnn.flags(allow_tf32=False),
+    ):
         warnings.simplefilter("ignore")
         patch.setenv("TRITON_F32_DEFAULT", "tf32x3")
-        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
         try:
             importlib.import_module("selective_scan_cuda")
         except ImportError:

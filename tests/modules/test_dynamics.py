@@ -54,12 +54,12 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 def test_it_computes_its_formula() -> None:
     dynamics, (latent, action) = make_dynamics(), sequence()
-    stem, stem_norm = dynamics.stem[0], dynamics.stem[1]
-    u = torch.cat([latent, action], -1) @ stem.weight.T + stem.bias
-    u = F.silu(rms_norm(u, stem_norm.weight))
-    for norm, layer in zip(dynamics.norms, dynamics.layers, strict=True):
-        u = u + layer(rms_norm(u, norm.weight))[0]
-    expected = rms_norm(u, dynamics.final_norm.weight)
+    weight = dict(dynamics.named_parameters())
+    u = torch.cat([latent, action], -1) @ weight["stem.0.weight"].T
+    u = F.silu(rms_norm(u + weight["stem.0.bias"], weight["stem.1.weight"]))
+    for i, layer in enumerate(dynamics.layers):
+        u = u + layer(rms_norm(u, weight[f"norms.{i}.weight"]))[0]
+    expected = rms_norm(u, weight["final_norm.weight"])
     torch.testing.assert_close(dynamics(latent, action)[0], expected)
 
 

@@ -108,7 +108,7 @@ class TestActor:
         far = net(torch.full((1, LATENT), 1e6), torch.full((1, WIDTH), -1e6))
         farther = net(torch.full((1, LATENT), 1e9), torch.full((1, WIDTH), -1e9))
         assert torch.equal(far, farther)
-        seen = {}
+        seen: dict[str, Tensor] = {}
         net.net.register_forward_pre_hook(lambda _, x: seen.update(x=x[0]))
         net(5 + torch.randn(500, LATENT), 100 * torch.randn(500, WIDTH))
         spread = seen["x"].std(0)

@@ -118,10 +118,10 @@ def count_critic() -> TensorDictModule:
 def test_values_are_those_of_all_states_and_of_the_one_after_the_last() -> None:
     rollout = imagined_batch(3, 4)
     last = rollout["next"][:, -1:]
-    states = torch.cat(
-        [rollout.select("latent", "belief"), last.select("latent", "belief")], 1
+    latent, belief = (
+        torch.cat([rollout[key], last[key]], 1) for key in ("latent", "belief")
     )
-    expected = 10 * states["latent"].sum(-1) + states["belief"].sum(-1)
+    expected = 10 * latent.sum(-1) + belief.sum(-1)
     given = rollout_values(count_critic(), rollout)
     torch.testing.assert_close(given, expected.unsqueeze(-1))
 

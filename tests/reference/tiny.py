@@ -62,10 +62,8 @@ def imagined_batch(rollouts: int = 4, horizon: int = 5) -> TensorDict:
         "latent": torch.rand(rollouts, horizon + 1, LATENT),
         "belief": torch.randn(rollouts, horizon + 1, WIDTH),
     }
-    return TensorDict(
+    batch = TensorDict(
         {
-            **{key: value[:, :-1] for key, value in states.items()},
-            "next": {key: value[:, 1:] for key, value in states.items()},
             "action": random_actions(*shape).long(),  # as the actor draws them
             ("next", "reward"): torch.randn(*shape, 1),
             ("next", "terminated"): torch.rand(*shape, 1) < 0.2,
@@ -74,3 +72,7 @@ def imagined_batch(rollouts: int = 4, horizon: int = 5) -> TensorDict:
         },
         batch_size=shape,
     )
+    for key, value in states.items():
+        batch.set(key, value[:, :-1])
+        batch.set(("next", key), value[:, 1:])
+    return batch

@@ -1,0 +1,81 @@
+"""Score a finished run's checkpoint again and film an episode.
+
+    python recipes/evaluate.py runs/Pong-quick-seed1 evaluation.episodes=100
+
+Options after the run directory change those of the run, for example
+``execution.device=cpu`` or ``evaluation.greedy_episodes=0``. Writes
+``evaluation.json`` and ``films/episode.gif`` beside the checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from torchrl.envs import ExplorationType
+
+from drama_torchrl.agent import Agent
+from drama_torchrl.config import ConfigError, DramaConfig, config_from_dict
+from drama_torchrl.evaluation import record_episode
+from drama_torchrl.factories import make_agent, make_atari, make_device, make_policy
+from drama_torchrl.record.atomic import write_json
+from drama_torchrl.record.checkpoint import CheckpointError, load_checkpoint
+from drama_torchrl.record.film_files import save_gif
+from drama_torchrl.record.result import EVALUATION_SEED, final_scores
+from drama_torchrl.record.run_directory import RunDirectory, provenance
+from drama_torchrl.seeding import seed_everything
+
+
+def load_agent(
+    run: RunDirectory, options: Sequence[str]
+) -> tuple[DramaConfig, Agent, int]:
+    """Build a run's agent from its checkpoint alone; return its steps too."""
+    state = load_checkpoint(run.checkpoint, "cpu")
+    config = config_from_dict(state["config"], options)
+    device = make_device(config.execution.device)
+    agent = make_agent(config, state["num_actions"], device)
+    try:
+        agent.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{run.checkpoint}: expected weights of the networks that the options "
+            f"describe, got others; drop {[*options]} or name another run."
+        ) from error
+    return config, agent, state["step"]
+
+
+def main(arguments: Sequence[str]) -> dict[str, Any]:
+    """Score and film the agent of a run directory; return what was written."""
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError(
+            "evaluate.py expects a run directory first, got "
+            f"{arguments[0] if arguments else 'nothing'}; for example "
+            "python recipes/evaluate.py runs/Boxing-xs-seed1"
+        )
+    run = RunDirectory(arguments[0])
+    config, agent, steps = load_agent(run, arguments[1:])
+    seed_everything(config.seed)
+    scores = {
+        "game": config.env.game,
+        "steps": steps,
+        **dict(final_scores(config, agent)),
+        "provenance": provenance(agent.device),
+    }
+    write_json(run.path / "evaluation.json", scores)
+    frames = record_episode(
+        lambda: make_atari(config, seed=EVALUATION_SEED),
+        lambda batch_size: make_policy(config, agent, batch_size=batch_size),
+        seed=EVALUATION_SEED,
+        exploration_type=ExplorationType.RANDOM,
+    )
+    run.films.mkdir(exist_ok=True)
+    save_gif(frames, run.films / "episode.gif")
+    return scores
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:  # what this package says about bad input
+        sys.exit(f"error: {error}")
