@@ -64,6 +64,10 @@ class CapturedUpdate:
         graph.replay()
         return metrics
 
+    def forget(self) -> None:
+        """Drop the recording: what it reads has been replaced, not changed in place."""
+        self._recording = None
+
     def _run(self, batch: TensorDictBase) -> TensorDictBase:
         # Capture wants the stream that will be recorded to be warm too.
         current = torch.cuda.current_stream()

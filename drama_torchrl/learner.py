@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import nn
 
-from drama_torchrl.acceleration import Update
+from drama_torchrl.acceleration import CapturedUpdate, Update
 
 __all__ = ["Learner"]
 
@@ -62,3 +62,6 @@ class Learner:
         self.modules.load_state_dict(state_dict["modules"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.schedule.load_state_dict(state_dict["schedule"])
+        if isinstance(self.update, CapturedUpdate):
+            # The optimizer's state is new: a recording would go on with the old one.
+            self.update.forget()

@@ -173,8 +173,14 @@ class TestOptions:
 
 class TestModes:
     def test_networks_evaluate_until_they_are_trained(self) -> None:
-        agent = make_agent(tiny_config(), ACTIONS, CPU)
-        for network in (agent.world_model, agent.actor):
+        config = tiny_config()
+        agent = make_agent(config, ACTIONS, CPU)
+        for network in (
+            agent.world_model,
+            agent.actor,
+            make_world_model(config, ACTIONS),
+            make_actor(config, ACTIONS),
+        ):
             assert not any(module.training for module in network.modules())
 
     def test_a_life_lost_ends_the_episode_for_the_world_model(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from drama_torchrl.factories import (
     make_world_model_learner,
 )
 from drama_torchrl.learner import Learner
+from drama_torchrl.modules import Actor, Critic
 from drama_torchrl.objectives import CriticLoss, WorldModelLoss
 from drama_torchrl.updates import BehaviourUpdate, Precision, WorldModelUpdate
 from tests.reference.tiny import ACTIONS, LATENT, WIDTH, real_batch, tiny_config
@@ -229,6 +231,24 @@ class TestModesAndRepetition:
         assert losses[0] != losses[1]
 
 
+class RecordingPrecision(Precision):
+    """Tells its contexts apart."""
+
+    opened = 0
+    current: int | None = None
+
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        self.opened += 1
+        self.current = self.opened
+        with super().__call__():
+            yield
+        self.current = None
+
+    def __call__(self) -> AbstractContextManager[None]:
+        return self._context()
+
+
 class TestAutocast:
     """Casts of weights are cached: one made without gradient must not serve."""
 
@@ -249,6 +269,32 @@ class TestAutocast:
             for name, parameter in network.named_parameters():
                 assert parameter.grad is not None, name
                 assert parameter.grad.any(), name
+
+    def test_no_context_spans_passes_with_and_without_gradient_over_a_weight(
+        self, agent: TinyAgent
+    ) -> None:
+        # Whether such a context loses gradients depends on torch and the device.
+        precision = RecordingPrecision("cpu", enabled=True)
+        update = agent.learn_behaviour.update
+        assert isinstance(update, BehaviourUpdate)
+        update.precision = precision
+        passes: dict[tuple[int, int | None], set[bool]] = {}
+
+        def record(module: Actor | Critic, inputs: tuple[Tensor, ...]) -> None:
+            weight = module.net[0].weight
+            assert isinstance(weight, Tensor)
+            where = weight.data_ptr(), precision.current
+            passes.setdefault(where, set()).add(torch.is_grad_enabled())
+
+        networks = agent.actor, agent.critic, update.critic_loss.critic_network
+        for network in networks:
+            for part in network.modules():
+                if isinstance(part, Actor | Critic):
+                    part.register_forward_pre_hook(record)
+        agent.learn_behaviour(real_batch())
+        assert len(passes) >= 5  # actor and critic twice each, the slow critic once
+        assert all(len(modes) == 1 for modes in passes.values())
+        assert all(context is not None for _, context in passes)
 
     def test_the_world_model_update_reaches_every_parameter(
         self, agent: TinyAgent

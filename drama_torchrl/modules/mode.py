@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -12,7 +12,7 @@ __all__ = ["evaluating", "training"]
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Put modules in evaluation mode and return those that trained to training.
+    """Put modules and their parts in evaluation mode, each back as it was afterwards.
 
     Dropout is off, BatchNorm and :class:`RunningNorm` use their running statistics
     and leave them alone.
@@ -25,19 +25,13 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
         >>> layer.training
         True
     """
-    trained = [module for module in modules if module.training]
-    for module in trained:
-        module.eval()
-    try:
+    with _in_mode(modules, training=False):
         yield
-    finally:
-        for module in trained:
-            module.train()
 
 
 @contextmanager
 def training(*modules: nn.Module) -> Iterator[None]:
-    """Put modules in training mode and return those that did not train.
+    """Put modules and their parts in training mode, each back as it was afterwards.
 
     Example:
         >>> layer = nn.Dropout().eval()
@@ -47,11 +41,18 @@ def training(*modules: nn.Module) -> Iterator[None]:
         >>> layer.training
         False
     """
-    evaluated = [module for module in modules if not module.training]
-    for module in evaluated:
-        module.train()
+    with _in_mode(modules, training=True):
+        yield
+
+
+@contextmanager
+def _in_mode(modules: Iterable[nn.Module], *, training: bool) -> Iterator[None]:
+    parts = [part for module in modules for part in module.modules()]
+    changed = [part for part in parts if part.training != training]
+    for part in changed:
+        part.training = training
     try:
         yield
     finally:
-        for module in evaluated:
-            module.eval()
+        for part in changed:
+            part.training = not training

@@ -173,7 +173,7 @@ class WorldModel(TensorDictModuleBase):
         ``"latent"`` ``[*, K·M]``.
         """
         keys = self.tensor_keys
-        logits, latent = self.sample_latent(self.encoder(tensordict.get(keys.pixels)))
+        logits, latent = self.sample_latent(self.encoder(tensordict[keys.pixels]))
         tensordict.set(keys.posterior_logits, logits)
         return tensordict.set(keys.latent, latent)
 
@@ -196,10 +196,10 @@ class WorldModel(TensorDictModuleBase):
         keys = self.tensor_keys
         is_init = None
         if self.reset_at_episode_start:
-            is_init = tensordict.get(keys.is_init).squeeze(-1)
+            is_init = tensordict[keys.is_init].squeeze(-1)
         belief, state = self.dynamics(
-            tensordict.get(keys.latent),
-            tensordict.get(keys.action),
+            tensordict[keys.latent],
+            tensordict[keys.action],
             state,
             is_init=is_init,
         )
@@ -230,7 +230,7 @@ class WorldModel(TensorDictModuleBase):
         """
         keys = self.tensor_keys
         belief, state = self.dynamics.step(
-            tensordict.get(keys.latent), tensordict.get(keys.action), state
+            tensordict[keys.latent], tensordict[keys.action], state
         )
         latent, reward, terminated = self.predict(belief)
         tensordict.set(keys.next_belief, belief)
@@ -254,9 +254,7 @@ class WorldModel(TensorDictModuleBase):
     def decode(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write ``"reco_pixels"`` ``[*, 3, F, F]`` in [0, 1] from ``"latent"``."""
         keys = self.tensor_keys
-        return tensordict.set(
-            keys.reco_pixels, self.decoder(tensordict.get(keys.latent))
-        )
+        return tensordict.set(keys.reco_pixels, self.decoder(tensordict[keys.latent]))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Encode, observe and decode a batch of sequences ``[B, T]``."""

@@ -96,15 +96,15 @@ class ActorLoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Compute the loss terms of imagined rollouts ``[N, H]``; the input is kept."""
         if self.training:
-            self.return_norm.update(tensordict.get(self.tensor_keys.value_target))
+            self.return_norm.update(tensordict[self.tensor_keys.value_target])
         distribution = self.actor_network.get_dist(
             tensordict.select(*self.actor_network.in_keys)
         )
         # One-hot specs are often bool, of which argmax knows nothing.
-        action = tensordict.get(self.tensor_keys.action).int()
+        action = tensordict[self.tensor_keys.action].int()
         log_prob = distribution.log_prob(action)
         entropy = distribution.entropy().mean()
-        advantage = tensordict.get(self.tensor_keys.advantage).detach()
+        advantage = tensordict[self.tensor_keys.advantage].detach()
         advantage = self.return_norm.normalize(advantage).squeeze(-1)
         return TensorDict(
             {

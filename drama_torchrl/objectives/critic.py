@@ -117,15 +117,15 @@ class CriticLoss(LossModule):
             )
         return lambda_returns(
             values,
-            tensordict.get(self.tensor_keys.reward),
-            tensordict.get(self.tensor_keys.terminated),
+            tensordict[self.tensor_keys.reward],
+            tensordict[self.tensor_keys.terminated],
             discount=self.discount,
             trace_decay=self.trace_decay,
         )
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Compute the loss terms of imagined rollouts ``[N, H]``; the input is kept."""
-        value_target = tensordict.get(self.tensor_keys.value_target).detach()
+        value_target = tensordict[self.tensor_keys.value_target].detach()
         slow_target = self._slow_returns(tensordict)
         with self.critic_network_params.to_module(
             self.critic_network, preserve_module_state=False

@@ -129,8 +129,8 @@ class LambdaReturns(TensorDictModuleBase):
         value = values[:, :-1]
         value_target = lambda_returns(
             values,
-            tensordict.get(("next", "reward")),
-            tensordict.get(("next", "terminated")),
+            tensordict[("next", "reward")],
+            tensordict[("next", "terminated")],
             discount=self.discount,
             trace_decay=self.trace_decay,
         )

@@ -131,13 +131,19 @@ class WorldModelLoss(LossModule):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Compute the loss terms of real sequences ``[B, T]``; the input is kept."""
+        if tensordict.ndim != 2 or tensordict.shape[1] < 2:
+            raise ValueError(
+                "WorldModelLoss expects sequences [B, T] of at least two steps, since "
+                "a prior is compared with the frame after it; got batch size "
+                f"{list(tensordict.shape)}."
+            )
         keys = self.world_model.tensor_keys
         out = self.world_model(tensordict.select(*self.world_model.in_keys))
-        reward = tensordict.get(self.tensor_keys.reward)
-        terminated = tensordict.get(self.tensor_keys.terminated)
+        reward = tensordict[self.tensor_keys.reward]
+        terminated = tensordict[self.tensor_keys.terminated]
 
         reconstruction = reconstruction_error(
-            out.get(keys.reco_pixels), tensordict.get(keys.pixels)
+            out.get(keys.reco_pixels), tensordict[keys.pixels]
         )
         two_hot = self.world_model.reward_head.two_hot
         reward_logits = out.get(keys.next_reward_logits)

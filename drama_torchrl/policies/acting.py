@@ -49,7 +49,7 @@ class _ActingPolicy(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Choose actions for environments of batch size ``[]`` or ``[B]``."""
-        pixels, is_init = tensordict.get("pixels"), tensordict.get("is_init")
+        pixels, is_init = tensordict["pixels"], tensordict["is_init"]
         device = next(self.actor.parameters()).device
         frames = pixels.reshape(-1, *pixels.shape[-3:]).to(device, non_blocking=True)
         starts = is_init.reshape(-1).to(device, non_blocking=True)

@@ -62,7 +62,7 @@ class CarriedMemory(nn.Module):
         """Forget where ``is_init`` ``[B]`` is set; return beliefs ``[B, D]``."""
         self.belief.masked_fill_(is_init[:, None], 0.0)
         self.state.masked_fill_(is_init, 0.0)
-        return self.belief
+        return self.belief.clone()
 
     def remember(self, latent: Tensor, action: Tensor) -> None:
         """Take in z_t ``[B, K·M]`` and a_t ``[B, A]``."""

@@ -147,7 +147,7 @@ def _occupied(
 
 
 def provenance(device: torch.device | None = None) -> dict[str, Any]:
-    """Say which code, on which packages and hardware, started when.
+    """Say which code, on which packages and hardware, and when this was written.
 
     Never raises: what cannot be found out is ``None``.
 
@@ -155,19 +155,19 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
         device: the device that trains; by default CUDA where there is one.
 
     Returns:
-        ``"started"`` (UTC, ISO 8601), ``"commit"`` (ending in ``-dirty`` if tracked
+        ``"written"`` (UTC, ISO 8601), ``"commit"`` (ending in ``-dirty`` if tracked
         files were changed), ``"versions"`` by package, ``"device"`` (name of the GPU
         or CPU) and ``"cpus"`` (their number). No host or user name.
 
     Example:
         >>> sorted(provenance())
-        ['commit', 'cpus', 'device', 'started', 'versions']
+        ['commit', 'cpus', 'device', 'versions', 'written']
     """
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     versions = {package: _find_version(package) for package in _PACKAGES}
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": find_commit(Path(__file__)),
         "versions": {
             "drama_torchrl": __version__,

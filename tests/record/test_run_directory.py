@@ -97,8 +97,8 @@ def test_provenance_goes_into_a_result_and_names_no_host(tmp_path: Path) -> None
     assert found["versions"]["torch"] == str(torch.__version__)
     assert None not in found["versions"].values()
     assert found["device"]
-    assert found["started"].endswith("+00:00")
-    assert set(found) == {"started", "commit", "versions", "device", "cpus"}
+    assert found["written"].endswith("+00:00")
+    assert set(found) == {"written", "commit", "versions", "device", "cpus"}
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""A finished run can be scored and filmed again from its checkpoint alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from drama_torchrl.config import ConfigError
+from drama_torchrl.record.checkpoint import CheckpointError
+from drama_torchrl.record.run_directory import RunDirectory
+from recipes.evaluate import load_agent, main
+from tests.reference.tiny_run import STEPS
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A checkpoint and nothing else."""
+    shutil.copy(finished_run / "checkpoint.pt", tmp_path)
+    return tmp_path
+
+
+def scores_of(run: Path, *options: str) -> dict[str, Any]:
+    returned = main([str(run), *options])
+    assert json.loads((run / "evaluation.json").read_text()) == returned
+    return {name: returned[name] for name in ("sampled", "greedy")}
+
+
+def test_it_writes_scores_and_a_film(run: Path) -> None:
+    main([str(run), "env.max_frames=40"])
+    written = json.loads((run / "evaluation.json").read_text())
+    assert set(written) == {"game", "steps", "sampled", "greedy", "provenance"}
+    assert (written["game"], written["steps"]) == ("Alien", STEPS)
+    for name in ("sampled", "greedy"):
+        assert set(written[name]) == {
+            "episodes",
+            "mean",
+            "human_normalized",
+            "returns",
+        }
+    with Image.open(run / "films" / "episode.gif") as film:
+        assert film.n_frames == 10  # type: ignore[attr-defined]
+
+
+def test_twice_gives_the_same_and_another_seed_gives_other_episodes(run: Path) -> None:
+    options = ("evaluation.episodes=4", "evaluation.greedy_episodes=2")
+    first = scores_of(run, *options)
+    assert first["sampled"]["episodes"] == 4
+    assert first["greedy"]["episodes"] == 2
+    assert len(set(first["sampled"]["returns"])) > 1
+    assert scores_of(run, *options) == first
+    assert scores_of(run, *options, "seed=3") != first
+
+
+def test_the_agent_is_the_one_that_was_saved(run: Path) -> None:
+    _, agent, steps = load_agent(RunDirectory(run), ["execution.device=cpu"])
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert steps == saved["step"] == STEPS
+    for part in ("world_model", "behaviour"):
+        torch.testing.assert_close(agent.state_dict()[part], saved[part])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ([], ConfigError, "expects a run directory first, got nothing"),
+        (["seed=1"], ConfigError, "expects a run directory first, got seed=1"),
+        (["{run}/none"], CheckpointError, "none/checkpoint.pt: .* got no such file"),
+        (["{run}", "evaluation.episods=3"], ConfigError, "'evaluation.episodes'"),
+        (["{run}", "evaluation.episodes=0"], ConfigError, "at least 1, got 0"),
+        (
+            ["{run}", "world_model.d_model=64"],
+            CheckpointError,
+            r"expected weights of the networks.*drop \['world_model.d_model=64'\]",
+        ),
+        (["{run}", "env.game=Bixing"], ValueError, "got 'Bixing'. Did you mean Boxing"),
+        (
+            ["{run}", "env.game=Pong"],
+            ValueError,
+            r"action of shape \(6,\), got \(18,\)",
+        ),
+    ],
+    ids=[
+        "nothing",
+        "option",
+        "no run",
+        "misspelt",
+        "impossible",
+        "other networks",
+        "unknown game",
+        "other actions",
+    ],
+)
+def test_bad_arguments_are_explained_and_leave_nothing(
+    run: Path, arguments: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        main([argument.format(run=run) for argument in arguments])
+    assert [path.name for path in run.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_damaged_checkpoint_is_explained(run: Path) -> None:
+    path = run / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match="checkpoint.pt: .*damaged, truncated"):
+        main([str(run)])
