@@ -166,8 +166,8 @@ def make_world_model(config: DramaConfig, num_actions: int) -> WorldModel:
     Example:
         >>> from drama_torchrl.config import load_config
         >>> world_model = make_world_model(load_config("xs"), num_actions=18)
-        >>> sum(p.numel() for p in world_model.parameters()) // 10_000
-        716
+        >>> sum(p.numel() for p in world_model.parameters()) // 100_000
+        71
     """
     c = config.world_model
     size = config.env.frame_size

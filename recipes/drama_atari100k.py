@@ -17,7 +17,7 @@ import torch
 from torchrl.envs import EnvBase
 
 from drama_torchrl.agent import Agent
-from drama_torchrl.config import DramaConfig, load_config
+from drama_torchrl.config import DramaConfig, list_options, load_config
 from drama_torchrl.estimate import warn_if_long
 from drama_torchrl.factories import (
     make_agent,
@@ -115,6 +115,9 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__, "Options:", *list_options(), sep="\n")
+        sys.exit()
     torch.set_float32_matmul_precision("high")
     try:
         main(sys.argv[1:])

@@ -76,8 +76,8 @@ class WorldModelLoss(LossModule):
         ...     },
         ...     batch_size=[2, 5],
         ... )
-        >>> round(loss(batch)["loss_reward"].item(), 1)
-        5.5
+        >>> sorted(loss(batch).keys())[:3]
+        ['kl', 'loss_dynamics', 'loss_reconstruction']
     """
 
     @dataclass

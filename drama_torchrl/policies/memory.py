@@ -40,8 +40,8 @@ class CarriedMemory(nn.Module):
         >>> from drama_torchrl.factories import make_world_model
         >>> world_model = make_world_model(load_config("quick"), 6)
         >>> memory = CarriedMemory(world_model, batch_size=1)
-        >>> memory.recall(torch.tensor([True])).abs().sum()
-        tensor(0.)
+        >>> memory.recall(torch.tensor([True])).abs().sum().item()
+        0.0
     """
 
     belief: Tensor
@@ -90,8 +90,8 @@ class WindowMemory(nn.Module):
         >>> from drama_torchrl.factories import make_world_model
         >>> world_model = make_world_model(load_config("quick"), 6)
         >>> memory = WindowMemory(world_model, batch_size=1, num_actions=6, window=16)
-        >>> memory.recall(torch.tensor([True])).abs().sum()
-        tensor(0.)
+        >>> memory.recall(torch.tensor([True])).abs().sum().item()
+        0.0
     """
 
     latents: Tensor

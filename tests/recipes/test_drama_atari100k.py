@@ -171,8 +171,8 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
-def test_each_variant_runs_and_is_another(
-    finished_run: Path, tmp_path: Path, options: list[str]
+def test_each_variant_runs_from_start_to_score(
+    tmp_path: Path, options: list[str]
 ) -> None:
     run = tmp_path / "run"
     # Two episodes in 32 steps: a memory that is cleared at their border shows.
@@ -207,7 +207,7 @@ def test_a_run_out_of_time_is_scored_and_says_that_it_is_partial(
 
 def test_another_run_is_not_touched(finished_run: Path) -> None:
     before = all_bytes(finished_run)
-    with pytest.raises(RunExistsError, match="holds checkpoint.pt, config.yaml"):
+    with pytest.raises(RunExistsError, match=r"holds checkpoint\.pt, config\.yaml"):
         main(run_options(finished_run, "seed=1"))
     assert all_bytes(finished_run) == before
 

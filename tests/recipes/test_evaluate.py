@@ -107,5 +107,5 @@ def test_bad_arguments_are_explained_and_leave_nothing(
 def test_a_damaged_checkpoint_is_explained(run: Path) -> None:
     path = run / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(CheckpointError, match="checkpoint.pt: .*damaged, truncated"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: .*damaged"):
         main([str(run)])
