@@ -30,7 +30,7 @@ from torchrl.envs import (
 )
 from torchrl.modules import OneHotCategorical
 from torchrl.objectives import SoftUpdate
-from torchrl.record.loggers import Logger, get_logger
+from torchrl.record.loggers import Logger, MLFlowLogger, get_logger
 
 from drama_torchrl.acceleration import CapturedUpdate, Update, compile_regions
 from drama_torchrl.agent import Agent
@@ -75,6 +75,7 @@ from drama_torchrl.policies import (
 from drama_torchrl.updates import BehaviourUpdate, Precision, WorldModelUpdate
 
 __all__ = [
+    "check_environment",
     "make_actor",
     "make_agent",
     "make_atari",
@@ -90,6 +91,26 @@ __all__ = [
     "make_world_model_learner",
     "with_agent_transforms",
 ]
+
+
+def check_environment(config: DramaConfig) -> None:
+    """Refuse what this machine lacks, before anything is built or written.
+
+    Raises:
+        ConfigError: if a device or the package of the chosen logger is missing.
+
+    Example:
+        >>> from drama_torchrl.config import load_config
+        >>> check_environment(load_config("quick", ["log.logger=csv"]))
+    """
+    make_device(config.execution.device)
+    make_device(config.replay.device, "replay.device")
+    name = config.log.logger
+    if name != "csv" and find_spec(name) is None:
+        raise ConfigError(
+            f"log.logger={name} expects the package {name}, which is not installed; "
+            f"pip install 'drama_torchrl[{name}]', or use log.logger=csv."
+        )
 
 
 def make_device(name: str, option: str = "execution.device") -> torch.device:
@@ -405,19 +426,17 @@ def make_collector(
 
 
 def make_logger(config: DramaConfig, run_dir: Path) -> Logger | None:
-    """Build the logger that receives metrics beside the CSV file, if one is chosen.
-
-    Raises:
-        ConfigError: if the package of the chosen logger is missing.
-    """
+    """Build the logger that receives metrics beside the CSV file, if one is chosen."""
     name = config.log.logger
     if name == "csv":
         return None
-    package = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}[name]
-    if find_spec(package) is None:
-        raise ConfigError(
-            f"log.logger={name} expects the package {package}, which is not installed; "
-            f"pip install 'drama_torchrl[{name}]', or use log.logger=csv."
+    if name == "mlflow":
+        # Its file store is gone from mlflow 3; torchrl's get_logger asks for it.
+        folder = run_dir.absolute()
+        return MLFlowLogger(
+            exp_name=run_dir.name,
+            tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+            artifact_location=(folder / "mlartifacts").as_uri(),
         )
     return get_logger(name, str(run_dir), name)
 

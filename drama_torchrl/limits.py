@@ -7,6 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
 
+__all__ = [
+    "ANYTHING",
+    "BELOW_ONE",
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "PROBABILITY",
+    "SEED",
+    "SIZES",
+    "WORD",
+    "ConfigError",
+    "Limit",
+    "Options",
+    "at_least",
+    "expect",
+    "one_of",
+    "option",
+]
+
 
 class ConfigError(ValueError):
     """An option that does not exist, cannot be read or cannot work."""

@@ -26,6 +26,19 @@ from drama_torchrl.limits import (
     option,
 )
 
+__all__ = [
+    "ActingConfig",
+    "BehaviourConfig",
+    "DramaConfig",
+    "EnvConfig",
+    "EvaluationConfig",
+    "ExecutionConfig",
+    "LogConfig",
+    "ReplayConfig",
+    "TrainingConfig",
+    "WorldModelConfig",
+]
+
 
 @dataclass
 class EnvConfig(Options):

@@ -20,6 +20,7 @@ from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig, list_options, load_config
 from drama_torchrl.estimate import warn_if_long
 from drama_torchrl.factories import (
+    check_environment,
     make_agent,
     make_collector,
     make_device,
@@ -99,12 +100,13 @@ def film(agent: Agent, journal: Journal, run: RunDirectory) -> None:
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Train, score and write everything of one run; return its result."""
     config = load_config(overrides=arguments)
+    check_environment(config)
     device = make_device(config.execution.device)
     seed_everything(config.seed)
     env = make_env(config, seed=config.seed)
     num_actions = env.action_spec.shape[-1]
-    run = RunDirectory.create(config.run_path, config)
     warn_if_long(config, num_actions=num_actions, device=device)
+    run = RunDirectory.create(config.run_path, config)
 
     agent = make_agent(config, num_actions, device)
     journal = train(config, agent, env, run)

@@ -22,6 +22,18 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from drama_torchrl.data.visit_counts import RingCursor, VisitCounts
 
+__all__ = [
+    "DFSImaginationSampler",
+    "DFSSampler",
+    "UniformWindowSampler",
+    "WindowSampler",
+    "complete_windows",
+    "draw_starts",
+    "imagination_log_weights",
+    "model_log_weights",
+    "uninterrupted_windows",
+]
+
 
 def model_log_weights(visits: Tensor, temperature: float) -> Tensor:
     """Returns log p = −v/τ up to a constant, ``[num_slots]``, of v ``[num_slots]``."""

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
+__all__ = [
+    "RingCursor",
+    "VisitCounts",
+]
+
 
 class RingCursor:
     """Newest slot of the one ring storage that a sampler draws from.

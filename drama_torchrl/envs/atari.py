@@ -13,6 +13,11 @@ from torchrl.envs import EnvBase
 
 from drama_torchrl.envs.games import find_rom_id
 
+__all__ = [
+    "AtariEnv",
+    "make_atari_env",
+]
+
 # The emulator's numbers are 32-bit; a negative seed means "keep the old state".
 _MAX_INT32 = 2**31 - 1
 _Call = Literal["reset", "send_action", "receive_frame"]

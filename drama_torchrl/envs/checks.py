@@ -10,6 +10,10 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torchrl.envs import Transform
 
+__all__ = [
+    "CheckTransition",
+]
+
 
 class CheckTransition(Transform):
     """Raise when an environment returns a wrong frame or a reward that is not finite.

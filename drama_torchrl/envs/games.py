@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import difflib
 
+__all__ = [
+    "find_rom_id",
+    "list_games",
+]
+
 try:
     from ale_py.registration import rom_id_to_name
     from ale_py.roms import get_all_rom_ids

@@ -28,8 +28,9 @@ class ImaginationEnv(ModelBasedEnvBase):
     The recurrent state lives in the environment, not in the tensordicts: a
     ``rollout`` would otherwise stack it twice for every step (5.4 GB at the
     paper's sizes). So a step continues the last reset or step and nothing else.
-    Predicted terminations never stop a rollout; they stay in
-    ``("next", "terminated")``. Gradients are off and modules evaluate.
+    Predicted terminations stay in ``("next", "terminated")`` and stop no rollout that
+    is called with ``break_when_any_done=False``. Gradients are off and modules
+    evaluate.
 
     Args:
         world_model: the model to imagine with; it stays the caller's. It reads the
@@ -72,7 +73,7 @@ class ImaginationEnv(ModelBasedEnvBase):
         self.reward_spec = Unbounded((1,), device=device)
 
     def any_done(self, tensordict: TensorDictBase) -> bool:
-        """Imagination never stops: no host synchronisation to find out."""
+        """Nothing is ever reset for being done: no host synchronisation to see it."""
         del tensordict
         return False
 

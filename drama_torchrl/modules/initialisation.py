@@ -6,6 +6,11 @@ import math
 
 from torch import nn
 
+__all__ = [
+    "TRUNCATED_NORMAL_STD",
+    "truncated_normal_init_",
+]
+
 # The standard deviation of a standard normal truncated at +-2.
 TRUNCATED_NORMAL_STD = 0.8796
 

@@ -20,10 +20,15 @@ from torch import Tensor, nn
 import drama_torchrl.modules.space_to_depth as s2d
 from drama_torchrl.modules.initialisation import truncated_normal_init_
 
+__all__ = [
+    "PixelDecoder",
+    "PixelEncoder",
+]
+
 COLOURS, WHITE = 3, 255.0
 
-Layer = tuple[nn.Conv2d | nn.ConvTranspose2d, nn.BatchNorm2d]
-Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+_Layer = tuple[nn.Conv2d | nn.ConvTranspose2d, nn.BatchNorm2d]
+_Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class PixelEncoder(nn.Module):
@@ -211,7 +216,7 @@ class PixelDecoder(nn.Module):
         return torch.sigmoid(s2d.depth_to_space(x).to(self.linear.weight.dtype))
 
 
-def _run(layer: Layer, x: Tensor, convolve: Convolve) -> Tensor:
+def _run(layer: _Layer, x: Tensor, convolve: _Convolve) -> Tensor:
     """SiLU(BatchNorm(convolve(x))); in evaluation BatchNorm costs no pass over x."""
     conv, norm = layer
     if norm.training:
@@ -223,8 +228,8 @@ def _run(layer: Layer, x: Tensor, convolve: Convolve) -> Tensor:
     return F.silu(convolve(x, conv.weight * per_kernel, shift))
 
 
-def _layers(convs: nn.ModuleList, norms: nn.ModuleList) -> list[Layer]:
-    return cast("list[Layer]", list(zip(convs, norms, strict=True)))
+def _layers(convs: nn.ModuleList, norms: nn.ModuleList) -> list[_Layer]:
+    return cast("list[_Layer]", list(zip(convs, norms, strict=True)))
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:

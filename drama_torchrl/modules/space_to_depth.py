@@ -16,6 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = [
+    "CHANNEL_ALIGNMENT",
+    "conv_on_blocks",
+    "conv_transpose_on_blocks",
+    "depth_to_space",
+    "frame_blocks",
+    "pooled_batch_norm",
+    "space_to_depth",
+    "strided_conv_on_blocks",
+    "strided_conv_transpose_to_blocks",
+]
+
 # cuDNN's bf16 kernels load 16 bytes, that is 8 channels, at a time.
 CHANNEL_ALIGNMENT = 8
 
