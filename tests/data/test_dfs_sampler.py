@@ -31,11 +31,10 @@ from drama_torchrl.data import (
     UniformWindowSampler,
     VisitCounts,
 )
-from drama_torchrl.data.dfs_sampler import (
+from drama_torchrl.data.dfs_sampler import imagination_log_weights, model_log_weights
+from drama_torchrl.data.window_sampler import (
     complete_windows,
     draw_starts,
-    imagination_log_weights,
-    model_log_weights,
     uninterrupted_windows,
 )
 

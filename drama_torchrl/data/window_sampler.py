@@ -1,0 +1,254 @@
+"""Drawing windows of consecutive records from a ring, uniformly or by weights.
+
+The functions have static shapes and no host sync, so that they can be captured in a
+CUDA graph (``newest`` and ``length`` may be device scalars). They work in float64: the
+smallest of 10^7 float32 draws are often equal, and topk does not break ties at random.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torch.nn.functional import pad
+from torchrl.data.replay_buffers import Sampler
+from torchrl.data.replay_buffers.storages import Storage
+
+from drama_torchrl.data.visit_counts import RingCursor
+
+__all__ = [
+    "UniformWindowSampler",
+    "WindowSampler",
+    "complete_windows",
+    "draw_starts",
+    "uninterrupted_windows",
+]
+
+
+def complete_windows(
+    num_slots: int, newest: int | Tensor, length: int | Tensor, window: int, device: Any
+) -> Tensor:
+    """Tells where a window may start and end no later than the newest record.
+
+    Args:
+        num_slots: slots considered: the whole ring, or those written so far.
+        newest: slot written last.
+        length: number of records stored; the slots beyond are no starts.
+        window: records in a window.
+        device: where to put the result.
+
+    Returns:
+        bool ``[num_slots]``.
+    """
+    slots = torch.arange(num_slots, dtype=torch.int32, device=device)
+    age = (newest - slots) % num_slots
+    return (age >= window - 1) & (age < length)
+
+
+def uninterrupted_windows(ends: Tensor, window: int) -> Tensor:
+    """Tells where a window of a ring has no episode end before its last record.
+
+    Args:
+        ends: bool ``[num_slots]``, True where a record ends its episode.
+        window: records in a window, at most ``num_slots``.
+
+    Returns:
+        bool ``[num_slots]``.
+    """
+    ends_before = pad(torch.cat([ends, ends[: window - 1]]).cumsum(0), (1, 0))
+    return ends_before[window - 1 : window - 1 + len(ends)] == ends_before[: len(ends)]
+
+
+def draw_starts(
+    log_weights: Tensor, batch_size: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws different slots, one after the other with p ∝ w among those left.
+
+    Gumbel-top-k (arXiv:1903.06059): the ``batch_size`` largest log w − log(−log u)
+    with u uniform in (0, 1), largest first, are such a sequence of draws.
+
+    Args:
+        log_weights: ``[num_slots]``, −inf for slots that must not be drawn.
+        batch_size: number of slots to draw; as many must be possible.
+        generator: source of randomness on the device of ``log_weights``.
+
+    Returns:
+        int64 ``[batch_size]``, in the order of the draws.
+
+    Example:
+        >>> import torch
+        >>> impossible = -float("inf")
+        >>> draw_starts(torch.tensor([impossible, 0.0, impossible]), 1)
+        tensor([1])
+    """
+    noise = torch.empty_like(log_weights).uniform_(generator=generator)
+    exponential = noise.log_().neg_()  # 4 times faster on a CPU than exponential_
+    return (log_weights - exponential.log_()).topk(batch_size).indices
+
+
+class WindowSampler(Sampler):
+    """Draws windows of consecutive records; subclasses say which starts are likely.
+
+    The index it returns is ``[batch_size, window]``, so a buffer reads each record
+    once and its samples are tensordicts of shape ``[batch_size, window]`` as they
+    are: ``batch_size`` counts windows, and no ``sample_unit`` or reshape is needed.
+    Windows run across the wrap of the ring but never from its newest record to its
+    oldest. The starts of one batch are all different.
+
+    ``sample`` does not wait for the device, except with an ``episode_end_key``, where
+    counting the allowed starts takes one host sync. Prefetching buffers draw ahead
+    of training, and so count ahead: use ``prefetch=0``.
+
+    Args:
+        slots: what is remembered of the slots of the storage.
+        window: records in a window.
+        episode_end_key: bool entry of the records that is True at the end of an
+            episode, which then only the last record of a window can be. ``None``:
+            windows run across the ends of episodes.
+
+    Raises:
+        ValueError: if ``window`` is not positive.
+    """
+
+    def __init__(
+        self, slots: RingCursor, *, window: int, episode_end_key: NestedKey | None
+    ) -> None:
+        if window < 1:
+            raise ValueError(f"window must be a positive number, got {window}.")
+        self.window = window
+        self.episode_end_key = episode_end_key
+        self._slots = slots
+
+    @abstractmethod
+    def log_weights(self, allowed: Tensor) -> Tensor:
+        """Returns the log weight of each slot in use, float64 ``[len(storage)]``.
+
+        Args:
+            allowed: bool ``[len(storage)]``; the log weight is −inf where False.
+        """
+
+    @abstractmethod
+    def count(self, starts: Tensor) -> None:
+        """Takes note that ``starts``, all different, were drawn."""
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
+        """Returns the slots of ``batch_size`` windows, ``[batch_size, window]``.
+
+        Raises:
+            RuntimeError: if the storage is empty or has too few starts.
+            ValueError: if the window is longer than the storage.
+        """
+        if len(storage) == 0:
+            raise RuntimeError("Cannot sample from an empty storage.")
+        self._slots.attach(storage)
+        num_starts = self._num_starts(storage)
+        if num_starts < batch_size:
+            raise RuntimeError(
+                f"Expected at least {batch_size} starts for as many different windows "
+                f"of {self.window} records, but the {len(storage)} records stored have "
+                f"{num_starts}: collect more before sampling (can_sample() tells when) "
+                f"or lower batch_size or window."
+            )
+        log_weights = self.log_weights(self._allowed(storage))
+        starts = draw_starts(log_weights, batch_size, self._rng)
+        self.count(starts)
+        steps = torch.arange(self.window, device=starts.device)
+        return (starts[:, None] + steps) % storage.max_size, {}
+
+    def _sampleable_count(self, storage: Storage, batch_size: int) -> int:
+        num_starts = self._num_starts(storage)
+        return num_starts if num_starts >= batch_size else 0
+
+    def _num_starts(self, storage: Storage) -> int:
+        if self.window > storage.max_size:
+            raise ValueError(
+                f"Expected a window of at most {storage.max_size} records, all that "
+                f"the storage can hold, got {self.window}: shorten the window or make "
+                "the storage larger."
+            )
+        whole = max(len(storage) - self.window + 1, 0)
+        if not whole or self.episode_end_key is None:
+            return whole
+        return int(self._allowed(storage).sum())  # the host sync of this option
+
+    def _allowed(self, storage: Storage) -> Tensor:
+        """Returns where a window may start, bool ``[len(storage)]``."""
+        length, newest = len(storage), self._slots.newest(storage)
+        allowed = complete_windows(length, newest, length, self.window, storage.device)
+        if self.episode_end_key is None:
+            return allowed
+        ends = storage.get(self.episode_end_key).reshape(length, -1).any(-1)
+        return allowed & uninterrupted_windows(ends, self.window)
+
+    def mark_update(
+        self, index: int | Tensor, *, storage: Storage | None = None
+    ) -> None:
+        """Takes note that the slots ``index`` hold new records."""
+        if storage is not None:
+            self._slots.attach(storage)
+        self._slots.written(index)
+
+    def _empty(self) -> None:
+        self._slots.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what is remembered of the slots."""
+        return self._slots.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what ``state_dict`` returned."""
+        self._slots.load_state_dict(state_dict)
+
+    def dumps(self, path: str | Path) -> None:
+        """Writes the state to ``slots.pt`` in the folder ``path``, which it makes."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        torch.save(self.state_dict(), path / "slots.pt")
+
+    def loads(self, path: str | Path) -> None:
+        """Restores what ``dumps`` wrote."""
+        file = Path(path) / "slots.pt"
+        self.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(window={self.window})"
+
+
+class UniformWindowSampler(WindowSampler):
+    """Draws windows uniformly, without replacement: the ablation of both DFS samplers.
+
+    It keeps no counts, so it needs none; windows and samples are those of
+    :class:`WindowSampler`.
+
+    Args:
+        window: records in a window.
+        episode_end_key: entry that is True at the end of an episode, for windows
+            that never run across one; ``None``: they do.
+
+    Raises:
+        ValueError: if ``window`` is not positive.
+
+    Example:
+        >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+        >>> from drama_torchrl.data import UniformWindowSampler
+        >>> TensorDictReplayBuffer(
+        ...     storage=LazyTensorStorage(100), sampler=UniformWindowSampler(window=8)
+        ... ).sampler
+        UniformWindowSampler(window=8)
+    """
+
+    def __init__(
+        self, *, window: int, episode_end_key: NestedKey | None = None
+    ) -> None:
+        super().__init__(RingCursor(), window=window, episode_end_key=episode_end_key)
+
+    def log_weights(self, allowed: Tensor) -> Tensor:
+        """Returns 0 where ``allowed``, else −inf."""
+        return allowed.double().log()
+
+    def count(self, starts: Tensor) -> None:
+        """Keeps no counts."""
