@@ -1,0 +1,180 @@
+"""The files of one run directory, read with suspicion."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from drama_torchrl.record.run_directory import RunDirectory
+
+__all__ = [
+    "UnusableRunError",
+    "find_film",
+    "flatten",
+    "read_episodes",
+    "read_options",
+    "read_result",
+    "read_score",
+]
+
+_RESULT: dict[str, tuple[type, ...]] = {
+    "game": (str,),
+    "preset": (str,),
+    "seed": (int,),
+    "steps": (int,),
+    "complete": (bool,),
+    "training": (dict,),
+    "training_minutes": (float, int),
+    "steps_per_second": (float, int),
+    "config": (dict,),
+}
+
+
+class UnusableRunError(ValueError):
+    """A directory whose scores must not be counted; the message is the reason."""
+
+
+def read_options(run: RunDirectory) -> dict[str, Any]:
+    """Read ``config.yaml``.
+
+    Returns:
+        Values by dotted name.
+
+    Raises:
+        UnusableRunError: if the directory is none of a run.
+    """
+    if not run.path.is_dir():
+        got = "a file" if run.path.exists() else "no such directory"
+        raise UnusableRunError(f"foreign: expected a run directory, got {got}")
+    if not run.config.is_file():
+        raise UnusableRunError("foreign: no config.yaml, so not a run directory")
+    try:
+        data = OmegaConf.to_container(OmegaConf.load(run.config))
+    # YAML and OmegaConf raise a dozen unrelated types on text they cannot read.
+    except Exception as error:
+        raise UnusableRunError(
+            f"damaged: config.yaml cannot be read ({type(error).__name__})"
+        ) from error
+    if not isinstance(data, dict):
+        raise UnusableRunError("foreign: config.yaml holds no options")
+    return flatten(data)
+
+
+def read_result(run: RunDirectory) -> dict[str, Any]:
+    """Read ``result.json`` and check the types of what is read from it later.
+
+    Raises:
+        UnusableRunError: if it is absent, damaged or that of something else.
+    """
+    if not run.result.is_file():
+        raise UnusableRunError("incomplete: no result.json; the run has not ended")
+    try:
+        result = json.loads(run.result.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnusableRunError(
+            f"damaged: result.json cannot be read ({type(error).__name__})"
+        ) from error
+    if not isinstance(result, dict):
+        raise UnusableRunError("foreign: result.json holds no result of a run")
+    wrong = [
+        name for name, types in _RESULT.items() if type(result.get(name)) not in types
+    ]
+    if wrong:
+        raise UnusableRunError(
+            f"foreign: result.json expects {', '.join(wrong)}, got "
+            f"{', '.join(repr(result.get(name)) for name in wrong)}"
+        )
+    return result
+
+
+def read_score(result: Mapping[str, Any], section: str) -> float:
+    """Mean return of a section of a result, checked against its single returns.
+
+    Args:
+        result: from :func:`read_result`.
+        section: ``"training"`` or ``"sampled"``.
+
+    Raises:
+        UnusableRunError: without episodes, or if the mean is not theirs.
+
+    Example:
+        >>> read_score({"sampled": {"mean": 2.0, "returns": [1.0, 3.0]}}, "sampled")
+        2.0
+    """
+    scores = result.get(section)
+    scores = scores if isinstance(scores, dict) else {}
+    mean, returns = scores.get("mean"), scores.get("returns")
+    if not returns or mean is None:
+        raise UnusableRunError(f"incomplete: no {section!r} episodes in result.json")
+    try:
+        agrees = math.isfinite(mean) and math.isclose(
+            fmean(returns), mean, rel_tol=1e-6, abs_tol=1e-6
+        )
+    except (TypeError, ValueError, OverflowError):
+        agrees = False
+    if not agrees:
+        raise UnusableRunError(
+            f"damaged: the mean of {section!r} in result.json, {mean!r}, is not that "
+            "of its returns"
+        )
+    return float(mean)
+
+
+def read_episodes(run: RunDirectory) -> list[tuple[int, float]]:
+    """Read ``episodes.csv``.
+
+    Returns:
+        Environment step at the end of each training episode, and its return.
+
+    Raises:
+        UnusableRunError: if it is absent or damaged.
+    """
+    if not run.episodes.is_file():
+        raise UnusableRunError("incomplete: no episodes.csv, so no learning curve")
+    try:
+        with run.episodes.open(newline="", encoding="utf-8") as file:
+            return [
+                (int(row["step"]), float(row["return"])) for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UnusableRunError(
+            f"damaged: episodes.csv cannot be read ({type(error).__name__})"
+        ) from error
+
+
+def find_film(run: RunDirectory) -> Path | None:
+    """Find the newest film of imagination; kept results have it beside the scores.
+
+    Returns:
+        A GIF in ``films/`` or else in the directory itself, ``None`` without one.
+    """
+    for folder in (run.films, run.path):
+        films = sorted(folder.glob("step-*.gif"))
+        if films:
+            return films[-1]
+    return None
+
+
+def flatten(options: Mapping[Any, Any]) -> dict[str, Any]:
+    """Name nested options by dots.
+
+    Example:
+        >>> flatten({"seed": 1, "env": {"game": "Pong"}})
+        {'seed': 1, 'env.game': 'Pong'}
+    """
+    return dict(_leaves("", options))
+
+
+def _leaves(prefix: str, options: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value

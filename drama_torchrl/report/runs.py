@@ -1,0 +1,232 @@
+"""Which run directories count, and why the others do not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from drama_torchrl.envs.games import find_rom_id, list_games
+from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.record.scores import reference_scores
+from drama_torchrl.report.records import (
+    UnusableRunError,
+    find_film,
+    flatten,
+    read_episodes,
+    read_options,
+    read_result,
+    read_score,
+)
+
+__all__ = ["Collection", "Refusal", "Run", "collect_runs", "read_run"]
+
+_NAMES_THE_RUN = ("env.game", "seed", "run_dir")
+_CHANGES_NO_RESULT = ("execution.", "log.")
+_GPUS = ("NVIDIA", "Tesla", "GeForce", "Quadro", "TITAN", "AMD Instinct", "AMD Radeon")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run.
+
+    Args:
+        path: its directory.
+        game: as the ALE spells it.
+        seed: of the run.
+        settings: options by dotted name, without those that name the run (game, seed,
+            directory) and those of execution and logging.
+        training: mean return of the last five training episodes, the paper's measure.
+        final: mean return of the last checkpoint's episodes with drawn actions.
+        episodes: environment step at the end of each training episode, and its return.
+        hours: wall-clock time of training.
+        steps_per_second: environment steps, start-up included.
+        device: name of the GPU or CPU; empty where it is not known.
+        on_gpu: whether the device is a GPU.
+        commit: of the code; empty where it is not known.
+        film: newest film of imagination.
+    """
+
+    path: Path
+    game: str
+    seed: int
+    settings: Mapping[str, Any]
+    training: float
+    final: float
+    episodes: list[tuple[int, float]]
+    hours: float
+    steps_per_second: float
+    device: str
+    on_gpu: bool
+    commit: str
+    film: Path | None
+
+    @property
+    def fingerprint(self) -> str:
+        """The settings as one text: equal for runs of the same experiment."""
+        return json.dumps(self.settings, sort_keys=True, default=str)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A directory that is left out.
+
+    Args:
+        path: as it was given.
+        reason: one line.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What was found in some directories.
+
+    Args:
+        runs: those that count, in the order given.
+        refused: the others.
+    """
+
+    runs: list[Run]
+    refused: list[Refusal]
+
+
+def collect_runs(paths: Iterable[str | Path]) -> Collection:
+    """Read run directories; name those that must not be counted.
+
+    Args:
+        paths: run directories. Of several runs of the same game, seed and settings
+            the first counts.
+
+    Returns:
+        The runs and the refusals.
+    """
+    collection = Collection([], [])
+    counted: dict[tuple[str, int, str], Run] = {}
+    for path in map(Path, paths):
+        try:
+            run = read_run(path)
+        except UnusableRunError as error:
+            collection.refused.append(Refusal(path, str(error)))
+            continue
+        same = counted.setdefault((run.game, run.seed, run.fingerprint), run)
+        if same is run:
+            collection.runs.append(run)
+            continue
+        collection.refused.append(Refusal(path, _describe_duplicate(run, same)))
+    return collection
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run directory.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        UnusableRunError: if it must not be counted; the message is the reason.
+    """
+    run = RunDirectory(path)
+    options = read_options(run)
+    result = read_result(run)
+    _check_one_source(options, result)
+    _check_complete(options, result)
+    episodes = read_episodes(run)
+    training, final = (read_score(result, name) for name in ("training", "sampled"))
+    if [value for _, value in episodes[-5:]] != result["training"]["returns"]:
+        raise UnusableRunError(
+            "foreign: episodes.csv does not end with the training returns of "
+            "result.json, so they are of different runs"
+        )
+    origin = result.get("provenance")
+    origin = origin if isinstance(origin, dict) else {}
+    device = str(origin.get("device") or "")
+    return Run(
+        path=run.path,
+        game=_find_game(result["game"]),
+        seed=result["seed"],
+        settings=_settings_of(options),
+        training=training,
+        final=final,
+        episodes=episodes,
+        hours=result["training_minutes"] / 60,
+        steps_per_second=result["steps_per_second"],
+        device=device,
+        on_gpu=device.startswith(_GPUS) and options.get("execution.device") != "cpu",
+        commit=str(origin.get("commit") or ""),
+        film=find_film(run),
+    )
+
+
+def _check_one_source(options: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Both files are of one run: they agree on every option."""
+    named = {name: result[name] for name in ("preset", "seed")}
+    claims = [
+        flatten(result["config"]),
+        {**options, "env.game": result["game"], **named},
+    ]
+    differing = list(
+        dict.fromkeys(
+            f"{name} ({options.get(name)!r}, {claim.get(name)!r})"
+            for claim in claims
+            for name in sorted({*options, *claim})
+            if options.get(name) != claim.get(name)
+        )
+    )
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UnusableRunError(
+            "foreign: config.yaml and result.json are of different runs; they differ "
+            f"in {', '.join(differing[:3])}{more}"
+        )
+
+
+def _check_complete(options: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """All steps were taken and all final episodes played."""
+    total, wanted = (
+        options.get(name) for name in ("training.total_steps", "evaluation.episodes")
+    )
+    if not result["complete"] or result["steps"] != total:
+        raise UnusableRunError(f"incomplete: {result['steps']} of {total} steps")
+    sampled = result.get("sampled")
+    returns = sampled.get("returns") if isinstance(sampled, dict) else None
+    played = len(returns) if isinstance(returns, list) else 0
+    if played != wanted:
+        raise UnusableRunError(f"incomplete: {played} of {wanted} final episodes")
+
+
+def _settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in _NAMES_THE_RUN and not name.startswith(_CHANGES_NO_RESULT)
+    }
+
+
+def _find_game(name: str) -> str:
+    if reference_scores(name) is None:
+        raise UnusableRunError(
+            f"foreign: {name!r} is none of the 26 games of Atari100k, so there is "
+            "nothing to compare it with"
+        )
+    return _names()[find_rom_id(name)]
+
+
+@cache
+def _names() -> dict[str, str]:
+    return {find_rom_id(name): name for name in list_games()}
+
+
+def _describe_duplicate(run: Run, counted: Run) -> str:
+    if os.path.samefile(run.path, counted.path):
+        return "duplicate: the same directory was given before"
+    return (
+        f"duplicate: {counted.path} has the same game, preset, seed and settings "
+        "and is counted"
+    )
