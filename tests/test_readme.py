@@ -7,6 +7,7 @@ import io
 import re
 import shlex
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,16 @@ def test_the_extras_that_are_installed_exist() -> None:
     assert extras <= set(project["optional-dependencies"])
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if "python" in c], ids=ids)
+SCRIPTS = [c for c in commands() if "python" in c and "-m" not in c]
+
+
+def test_modules_that_are_run_exist() -> None:
+    modules = [c[2] for c in commands() if c[:2] == ["python", "-m"]]
+    assert modules
+    assert [module for module in modules if find_spec(module) is None] == []
+
+
+@pytest.mark.parametrize("command", SCRIPTS, ids=ids)
 def test_commands_name_scripts_and_options_that_exist(command: list[str]) -> None:
     script, *arguments = command[1:]
     assert (REPOSITORY / script).is_file()

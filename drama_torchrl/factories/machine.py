@@ -1,0 +1,77 @@
+"""What this machine has: devices and loggers."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torchrl.record.loggers import Logger, MLFlowLogger, get_logger
+
+from drama_torchrl.config import ConfigError, DramaConfig
+
+__all__ = [
+    "check_environment",
+    "make_device",
+    "make_logger",
+]
+
+
+def check_environment(config: DramaConfig) -> None:
+    """Refuse what this machine lacks, before anything is built or written.
+
+    Raises:
+        ConfigError: if a device or the package of the chosen logger is missing.
+
+    Example:
+        >>> from drama_torchrl.config import load_config
+        >>> check_environment(load_config("quick", ["log.logger=csv"]))
+    """
+    make_device(config.execution.device)
+    make_device(config.replay.device, "replay.device")
+    name = config.log.logger
+    if name != "csv" and find_spec(name) is None:
+        raise ConfigError(
+            f"log.logger={name} expects the package {name}, which is not installed; "
+            f"pip install 'drama_torchrl[{name}]', or use log.logger=csv."
+        )
+
+
+def make_device(name: str, option: str = "execution.device") -> torch.device:
+    """Choose a device.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"``, or ``"auto"`` for CUDA where there is one.
+        option: the option that named it, for the error.
+
+    Raises:
+        ConfigError: if CUDA is asked for and absent.
+
+    Example:
+        >>> make_device("cpu")
+        device(type='cpu')
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError(
+            f"{option}=cuda expects a CUDA GPU, but this torch "
+            f"({torch.__version__}) sees none; check the driver and that torch is a "
+            f"CUDA build, or use {option}=cpu."
+        )
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def make_logger(config: DramaConfig, run_dir: Path) -> Logger | None:
+    """Build the logger that receives metrics beside the CSV file, if one is chosen."""
+    name = config.log.logger
+    if name == "csv":
+        return None
+    if name == "mlflow":
+        # Its file store is gone from mlflow 3; torchrl's get_logger asks for it.
+        folder = run_dir.absolute()
+        return MLFlowLogger(
+            exp_name=run_dir.name,
+            tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+            artifact_location=(folder / "mlartifacts").as_uri(),
+        )
+    return get_logger(name, str(run_dir), name)
