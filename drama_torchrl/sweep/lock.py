@@ -1,0 +1,58 @@
+"""Keeps two sweeps out of one directory."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from drama_torchrl.config import ConfigError
+
+__all__ = ["claimed"]
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[int]:
+    """Claim the directory of a sweep; it is made if need be.
+
+    Whoever inherits the file descriptor holds the claim too: runs that outlive a sweep
+    that was killed keep the next one from moving away what they still write.
+
+    Args:
+        out: the directory.
+
+    Yields:
+        The file descriptor of ``out/.lock``.
+
+    Raises:
+        ConfigError: if the directory is claimed, or cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp(), "sweep")
+        >>> with claimed(out):
+        ...     try:
+        ...         with claimed(out):
+        ...             pass
+        ...     except ConfigError as error:
+        ...         print(str(error).partition(": ")[2])
+        expected no other sweep at work there, got one, or a run that it left...
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"out={out}: expected a directory that can be written to, got "
+            f"{error.strerror}; name another"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"out={out}: expected no other sweep at work there, got one, or a run "
+                "that it left behind; wait for it or name another directory"
+            ) from error
+        yield file.fileno()
