@@ -210,7 +210,7 @@ COMPONENTS = NAMESPACES
 OPTIONS = ("config", "options", "limits")
 MAY_READ_OPTIONS = (
     *OPTIONS,
-    *("factories", "estimate", "evaluation", "record", "agent", "learner"),
+    *("factories", "estimate", "evaluation", "record", "agent", "learner", "sweep"),
 )
 
 

@@ -1,0 +1,154 @@
+"""What a planned run has left behind so far, and how it makes room for another."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drama_torchrl.config import (
+    ConfigError,
+    DramaConfig,
+    ExecutionConfig,
+    LogConfig,
+    config_from_dict,
+)
+from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.record.scores import training_score
+from drama_torchrl.report.records import (
+    UnusableRunError,
+    flatten,
+    read_episodes,
+    read_result,
+)
+from drama_torchrl.sweep.plan import PlannedRun
+
+__all__ = ["Progress", "is_complete", "move_aside", "read_progress"]
+
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Args:
+        steps: environment steps when metrics were last written.
+        score: mean return of the last five training episodes; ``None`` without any.
+        minutes: of training until then.
+    """
+
+    steps: int
+    score: float | None
+    minutes: float
+
+
+def is_complete(run: PlannedRun) -> bool:
+    """Whether all steps were taken and all final episodes played.
+
+    Args:
+        run: a planned run, whose directory need not exist.
+
+    Raises:
+        ConfigError: if it is complete with options that give other results.
+    """
+    try:
+        result = read_result(run.directory)
+    except UnusableRunError:
+        return False
+    found = config_from_dict(result["config"])
+    if not (
+        result["complete"]
+        and _played(result, "sampled") == found.evaluation.episodes
+        and _played(result, "greedy") == found.evaluation.greedy_episodes
+    ):
+        return False
+    ours = flatten(asdict(_what_counts(run.config)))
+    theirs = flatten(asdict(_what_counts(found)))
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    if differing:
+        name = differing[0]
+        raise ConfigError(
+            f"out: expected {run.path} to be a run of the same options, got a complete "
+            f"one with other {', '.join(differing)} ({name}={theirs[name]!r}, asked "
+            f"for {ours[name]!r}); choose another out"
+        )
+    return True
+
+
+def read_progress(run: RunDirectory) -> Progress:
+    """See how far a run is, whether it still runs or not; never raises.
+
+    Args:
+        run: its directory, which need not exist.
+
+    Example:
+        >>> read_progress(RunDirectory("/nowhere/at_all"))
+        Progress(steps=0, score=None, minutes=0.0)
+    """
+    try:
+        result = read_result(run)
+        training = result["training"].get("mean")
+        return Progress(result["steps"], training, float(result["training_minutes"]))
+    except UnusableRunError:
+        steps, minutes = _read_last_metrics(run.metrics)
+        return Progress(steps, _read_score(run), minutes)
+
+
+def move_aside(run: PlannedRun) -> None:
+    """Rename what an earlier attempt left: ``<name>.partial-<N>``, and its log.
+
+    Args:
+        run: not complete, and not running.
+
+    Raises:
+        OSError: if a name cannot be changed.
+    """
+    if not run.path.exists() and not run.log.exists():
+        return
+    number = 1
+    while True:
+        path = run.path.with_name(f"{run.name}.partial-{number}")
+        log = run.log.with_name(f"{run.name}.partial-{number}.log")
+        if not path.exists() and not log.exists():
+            break
+        number += 1
+    for old, new in ((run.path, path), (run.log, log)):
+        if old.exists():
+            old.rename(new)
+
+
+def _what_counts(config: DramaConfig) -> DramaConfig:
+    """The options without those that change no result of a complete run."""
+    return replace(
+        config,
+        run_dir="",
+        training=replace(config.training, max_minutes=0.0),
+        execution=ExecutionConfig(),
+        log=LogConfig(),
+    )
+
+
+def _played(result: dict[str, Any], section: str) -> int:
+    scores = result.get(section)
+    returns = scores.get("returns") if isinstance(scores, dict) else None
+    return len(returns) if isinstance(returns, list) else -1
+
+
+def _read_score(run: RunDirectory) -> float | None:
+    try:
+        return training_score([value for _, value in read_episodes(run)])
+    except UnusableRunError:
+        return None
+
+
+def _read_last_metrics(path: Path) -> tuple[int, float]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return 0, 0.0
+    for row in reversed(rows):
+        try:
+            return int(row["step"]), float(row["minutes"])
+        except (KeyError, TypeError, ValueError):
+            continue  # the row that is being written
+    return 0, 0.0
