@@ -14,6 +14,7 @@ import pytest
 
 from drama_torchrl.config import load_config
 from drama_torchrl.envs.games import find_rom_id
+from drama_torchrl.sweep import make_plan
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -93,6 +94,9 @@ def test_commands_name_scripts_and_options_that_exist(command: list[str]) -> Non
     script, *arguments = command[1:]
     assert (REPOSITORY / script).is_file()
     options = [argument for argument in arguments if "=" in argument]
+    if script == "recipes/sweep_atari100k.py":
+        assert make_plan(options).runs
+        return
     config = load_config(overrides=options)
     assert find_rom_id(config.env.game)
 
