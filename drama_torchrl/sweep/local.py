@@ -40,7 +40,7 @@ class _Running(NamedTuple):
     process: subprocess.Popen[bytes]
 
 
-Watch = Callable[[Mapping[str, Slot], Mapping[str, str]], None]
+_Watch = Callable[[Mapping[str, Slot], Mapping[str, str]], None]
 
 
 def run_commands(
@@ -48,7 +48,7 @@ def run_commands(
     slots: Sequence[Slot],
     *,
     prepare: Callable[[str], None],
-    watch: Watch,
+    watch: _Watch,
     keep_open: Sequence[int] = (),
     every: float = 10.0,
     patience: float = 30.0,
