@@ -92,6 +92,9 @@ def test_modules_that_are_run_exist() -> None:
 @pytest.mark.parametrize("command", SCRIPTS, ids=ids)
 def test_commands_name_scripts_and_options_that_exist(command: list[str]) -> None:
     script, *arguments = command[1:]
+    if script == "-m":
+        assert find_spec(f"{arguments[0]}.__main__")
+        return
     assert (REPOSITORY / script).is_file()
     options = [argument for argument in arguments if "=" in argument]
     if script == "recipes/sweep_atari100k.py":
