@@ -90,8 +90,8 @@ def format_rows(rows: Sequence[Row]) -> list[str]:
         ...           0.25, "runs/sweep/Pong-seed1", "runs/sweep/Pong-seed1.log")
         >>> for line in format_rows([row]):
         ...     print(line)
-        run         state          steps   last-5  minutes
-        Pong-seed1  running     500/1000    -20.5      0.2  GPU 0
+        run         state             steps     last-5  minutes
+        Pong-seed1  running        500/1000      -20.5      0.2  GPU 0
     """
     width = max([len("run"), *(len(row.run) for row in rows)])
     cells = [
@@ -99,9 +99,9 @@ def format_rows(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     steps = max([len("steps"), 13, *(len(cell[2]) for cell in cells)])
-    lines = [f"{'run':{width}}  {'state':8} {'steps':>{steps}}   last-5  minutes"]
+    lines = [f"{'run':{width}}  {'state':8} {'steps':>{steps}}  {'last-5':>9}  minutes"]
     for row, (name, state, done, score, detail) in zip(rows, cells, strict=True):
-        line = f"{name:{width}}  {state:8} {done:>{steps}}  {score:>7}"
+        line = f"{name:{width}}  {state:8} {done:>{steps}}  {score:>9}"
         lines.append(f"{line}  {row.minutes:7.1f}  {detail}".rstrip())
     return lines
 
