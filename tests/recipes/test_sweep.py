@@ -58,6 +58,7 @@ def spoil(out: Path) -> None:
     (out / "Pong-seed1" / "somebody_elses.txt").write_text("keep me")
 
 
+@pytest.mark.slow
 def test_a_failed_run_stays_alone_and_the_same_command_finishes_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_failed_run_stays_alone_and_the_same_command_finishes_the_rest(
         main([*command, "behaviour.horizon=2"])
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     arguments = ["games=Pong,Alien", "seeds=1", f"out={out}", "workers=1", *TINY]
