@@ -7,8 +7,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import torch

@@ -9,8 +9,8 @@ import pytest
 
 from drama_torchrl.record.stopping import RunStopped
 from tests.reference.stopping import (
-    Crashed,
     CrashAfter,
+    CrashError,
     SignalAfter,
     different,
     remains,
@@ -50,7 +50,7 @@ def test_a_run_that_crashes_and_stops_ends_as_an_undisturbed_one(
         arguments = start if number == 0 else [f"resume={broken}"]
         steps = moments.randint(1, 12)
         if number % 2:
-            with pytest.raises(Crashed):
+            with pytest.raises(CrashError):
                 run_training(arguments, CrashAfter(steps))
         else:
             with pytest.raises(RunStopped, match=f"resume={broken}"):

@@ -22,7 +22,7 @@ from drama_torchrl.seeding import seed_everything
 from recipes.drama_atari100k import train
 
 
-class Crashed(Exception):
+class CrashError(Exception):
     """The environment broke, as a process does that is killed."""
 
 
@@ -47,7 +47,7 @@ class After(Transform):
 
 class CrashAfter(After):
     def act(self) -> None:
-        raise Crashed
+        raise CrashError
 
 
 class SignalAfter(After):
