@@ -12,16 +12,16 @@ from drama_torchrl.envs.atari import AtariEnv, make_atari_env
 from drama_torchrl.envs.episode_state import episode_state, replay_episode
 
 
-def game(seed: int, **options: float) -> AtariEnv:
+def game(seed: int) -> AtariEnv:
     # Breakout needs few steps to lose a life; sticky actions draw random numbers.
     return make_atari_env(
-        "Breakout", seed=seed, repeat_action_probability=0.25, **options
+        "Breakout", seed=seed, repeat_action_probability=0.25, max_frames=400
     )
 
 
 @pytest.fixture
 def envs() -> Iterator[tuple[AtariEnv, AtariEnv]]:
-    both = game(0, max_frames=400), game(1, max_frames=400)
+    both = game(0), game(1)
     yield both
     for env in both:
         env.close()

@@ -233,7 +233,8 @@ def test_starting_again_says_how_to_go_on(run: Path) -> None:
 
 
 def test_a_manifest_of_json_that_is_none_is_refused(tmp_path: Path) -> None:
-    for content in ([], {}, {"content": 3, "sha256": ""}, None):
+    contents: list[object] = [[], {}, {"content": 3, "sha256": ""}, None]
+    for content in contents:
         (tmp_path / "manifest.json").write_text(json.dumps(content))
         with pytest.raises(CheckpointError, match=r"manifest\.json: expected"):
             Manifest.load(tmp_path)

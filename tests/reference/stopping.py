@@ -87,7 +87,7 @@ def remains(run: Path) -> dict[str, Any]:
     chunks = ReplayChunks.__new__(ReplayChunks)
     chunks.folder = run / "resume" / "replay"
     oldest = max(0, manifest.written - manifest.config["replay"]["capacity"])
-    stored = torch.cat([chunks.load(chunk) for chunk in manifest.chunks])
+    stored = TensorDict.cat([chunks.load(chunk) for chunk in manifest.chunks])
     with (run / "metrics.csv").open(newline="") as file:
         metrics = [row[:-1] for row in csv.reader(file)]
     return flat(
