@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.data import TensorDictReplayBuffer
 
+from drama_torchrl.envs.atari import AtariEnv
 from drama_torchrl.envs.episode_state import episode_state, replay_episode
 from drama_torchrl.policies.memory import Memory
 from drama_torchrl.record.checkpoint import CheckpointError
@@ -31,10 +32,11 @@ class ActingState:
 
     The collector of TorchRL saves its counters and would start a new episode. Here
     the step that it stands before is saved too, with the return so far, and the
-    emulator is brought there by the episode's own actions.
+    emulator is brought there by the episode's own actions. Any other environment
+    starts a new episode all the same.
 
     Args:
-        collector: collects from one Atari game, with any transforms.
+        collector: collects from one environment, with any transforms.
         memory: of the policy that acts.
     """
 
@@ -45,11 +47,12 @@ class ActingState:
     def state_dict(self) -> dict[str, Any]:
         """All that decides the next steps, together with the weights."""
         counters = self.collector.state_dict()
+        env = self.collector.env.base_env
         return {
             "counters": {key: counters[key] for key in ("frames", "iter", "traj_pool")},
             "step": self.collector._carrier.clone().to_dict(),
             "memory": {k: v.clone() for k, v in self.memory.contents().items()},
-            "episode": episode_state(self.collector.env.base_env),
+            "episode": episode_state(env) if isinstance(env, AtariEnv) else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -58,11 +61,19 @@ class ActingState:
         Raises:
             CheckpointError: if the emulator shows another frame than it did then.
         """
-        counters, step = state_dict["counters"], state_dict["step"]
+        counters = state_dict["counters"]
+        self.collector.load_state_dict(counters, strict=False)
+        if state_dict["episode"] is not None:
+            self._replay(state_dict["episode"], state_dict["step"])
+            # Loading took a number for a new episode; this one goes on.
+            self.collector._traj_pool.load_state_dict(counters["traj_pool"])
+        contents = self.memory.contents()
+        for name, value in state_dict["memory"].items():
+            contents[name].copy_(value)
+
+    def _replay(self, episode: dict[str, Any], step: dict[str, Any]) -> None:
         try:
-            replayed = replay_episode(
-                self.collector.env.base_env, state_dict["episode"]
-            )
+            replayed = replay_episode(self.collector.env.base_env, episode)
         except ValueError as error:
             raise CheckpointError(f"The running episode: {error}") from error
         if not torch.equal(replayed["pixels"], step["pixels"]):
@@ -70,14 +81,8 @@ class ActingState:
                 "The running episode: expected its last frame from the emulator, got "
                 "another one; use the ale-py and the env options that recorded it."
             )
-        self.collector.load_state_dict(counters, strict=False)
-        # Loading took a number for a new episode; this one goes on.
-        self.collector._traj_pool.load_state_dict(counters["traj_pool"])
         carrier = self.collector._carrier
         carrier.update(TensorDict(step, batch_size=carrier.batch_size))
-        contents = self.memory.contents()
-        for name, value in state_dict["memory"].items():
-            contents[name].copy_(value)
 
 
 class SamplerState:
