@@ -1,13 +1,14 @@
-"""One seed for every source of random numbers."""
+"""One seed for every source of random numbers, and the states of all of them."""
 
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["seed_everything"]
+__all__ = ["RandomState", "seed_everything"]
 
 
 def seed_everything(seed: int) -> None:
@@ -27,3 +28,38 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+class RandomState:
+    """Save and restore the global generators of Python, NumPy and torch.
+
+    Example:
+        >>> import torch
+        >>> state = RandomState().state_dict()
+        >>> first = torch.rand(1)
+        >>> RandomState().load_state_dict(state)
+        >>> torch.rand(1) == first
+        tensor([True])
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and CPU tensors; one entry of ``"cuda"`` per GPU."""
+        version, words, gauss = random.getstate()
+        legacy: Any = np.random.get_state(legacy=True)
+        name, keys, *rest = legacy
+        return {
+            "python": [version, list(words), gauss],
+            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; GPUs only if as many are there."""
+        version, words, gauss = state_dict["python"]
+        random.setstate((version, tuple(words), gauss))
+        name, keys, *rest = state_dict["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(state_dict["torch"].cpu())
+        if len(state_dict["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([each.cpu() for each in state_dict["cuda"]])

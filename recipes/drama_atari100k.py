@@ -4,20 +4,22 @@
 
 Options are ``key=value``; ``drama_torchrl/options.py`` lists them. What a run leaves
 behind is in ``runs/<game>-<preset>-seed<seed>``, unless ``run_dir`` says otherwise.
+Interrupted, by SIGTERM or Ctrl-C (exit code 75) or by force, it goes on exactly with
+
+    python recipes/drama_atari100k.py resume=RUN_DIR
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torchrl.envs import EnvBase
 
 from drama_torchrl.agent import Agent
-from drama_torchrl.config import DramaConfig, list_options, load_config
+from drama_torchrl.config import DramaConfig, list_options
 from drama_torchrl.estimate import warn_if_long
 from drama_torchrl.factories import (
     check_environment,
@@ -29,12 +31,15 @@ from drama_torchrl.factories import (
     make_policy,
     make_replay,
 )
-from drama_torchrl.record.checkpoint import save_checkpoint
 from drama_torchrl.record.film_files import write_film
 from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.result import score_run
+from drama_torchrl.record.resuming import open_run, read_arguments
 from drama_torchrl.record.run_directory import RunDirectory
-from drama_torchrl.seeding import seed_everything
+from drama_torchrl.record.run_state import ActingState, SamplerState
+from drama_torchrl.record.snapshot import Snapshots, discard_snapshots
+from drama_torchrl.record.stopping import RunStopped, StopSignals
+from drama_torchrl.seeding import RandomState, seed_everything
 
 REMEMBERED = [
     "pixels",
@@ -50,15 +55,27 @@ def train(
 ) -> Journal:
     """Run the algorithm of the paper for one agent in one environment."""
     replay, contexts = make_replay(config, agent.device)
-    collector = make_collector(config, env, make_policy(config, agent))
+    policy = make_policy(config, agent)
+    collector = make_collector(config, env, policy)
     journal = Journal(
         run,
         total_steps=config.training.total_steps,
         progress=config.log.progress,
         logger=make_logger(config, run.path),
     )
-    with journal:
-        for step, transition in enumerate(collector, start=1):
+    snapshots = Snapshots(
+        run,
+        config,
+        agent,
+        replay,
+        journal,
+        acting=ActingState(collector, policy.memory),
+        samplers=SamplerState(replay, contexts),
+        random=RandomState(),
+    )
+    with journal, StopSignals(run.path) as stop:
+        done = snapshots.restore()  # 0 in a new run
+        for step, transition in enumerate(collector, start=done + 1):
             # 1. Act, and remember the transition.
             replay.extend(transition.select(*REMEMBERED))
             journal.step(step, transition)
@@ -70,24 +87,18 @@ def train(
                 if step % config.log.every < config.training.steps_per_update:
                     metrics = {"world_model": model, "behaviour": behaviour}
                     journal.metrics(step, metrics)
-            if step % config.log.checkpoint_every == 0:
-                save_run(config, agent, run, step)
             if step % config.log.film_every == 0:
                 film(agent, journal, run)
+            # Last, so that a run goes on with the next step.
+            if stop.requested or step % config.log.checkpoint_every == 0:
+                snapshots.save(step)
+                stop.check()
             if journal.minutes > config.training.max_minutes > 0:
                 break
+        snapshots.save(journal.steps)
+        stop.check()
         collector.shutdown(close_env=False)
     return journal
-
-
-def save_run(config: DramaConfig, agent: Agent, run: RunDirectory, step: int) -> None:
-    """Write the checkpoint that ``recipes/evaluate.py`` scores again."""
-    state: dict[str, Any] = {
-        "step": step,
-        "config": asdict(config),
-        "num_actions": agent.num_actions,
-    }
-    save_checkpoint(run.checkpoint, state | agent.state_dict())
 
 
 def film(agent: Agent, journal: Journal, run: RunDirectory) -> None:
@@ -99,21 +110,23 @@ def film(agent: Agent, journal: Journal, run: RunDirectory) -> None:
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Train, score and write everything of one run; return its result."""
-    config = load_config(overrides=arguments)
+    config, resumed = read_arguments(arguments)
     check_environment(config)
     device = make_device(config.execution.device)
     seed_everything(config.seed)
     env = make_env(config, seed=config.seed)
     num_actions = env.action_spec.shape[-1]
     warn_if_long(config, num_actions=num_actions, device=device)
-    run = RunDirectory.create(config.run_path, config)
+    run = open_run(config, resumed=resumed)
 
     agent = make_agent(config, num_actions, device)
     journal = train(config, agent, env, run)
-    save_run(config, agent, run, journal.steps)
     film(agent, journal, run)
     env.close()
-    return score_run(config, agent, run, journal)
+    result = score_run(config, agent, run, journal)
+    if result["complete"]:
+        discard_snapshots(run)
+    return result
 
 
 if __name__ == "__main__":
@@ -123,5 +136,8 @@ if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
     try:
         main(sys.argv[1:])
+    except RunStopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except ValueError as error:  # what this package says about bad input
         sys.exit(f"error: {error}")

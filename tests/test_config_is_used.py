@@ -93,6 +93,7 @@ def test_a_run_reads_every_option(
     )
     config = load_config(overrides=run_options(tmp_path / "run", *short, *overrides))
     with watched(config) as seen:
-        monkeypatch.setattr(drama_atari100k, "load_config", lambda overrides: config)
+        started = (config, False)
+        monkeypatch.setattr(drama_atari100k, "read_arguments", lambda _: started)
         drama_atari100k.main([])
     assert set(list_options()) - seen == unread

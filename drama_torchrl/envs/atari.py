@@ -135,6 +135,8 @@ class AtariEnv(EnvBase):
         self._set_specs()
         self._lives = 0
         self._episode_seed = torch.zeros(1, dtype=torch.int64)
+        self._actions: list[int] = []  # of the running episode
+        self._has_episode = False
         self._awaits: _Call = "reset"
         self._set_seed(None)
 
@@ -168,7 +170,9 @@ class AtariEnv(EnvBase):
                 f"Expected a one-hot action of shape {tuple(self.action_spec.shape)}, "
                 f"got {tuple(action.shape)}. Draw actions from env.action_spec."
             )
-        self._emulator.send(action.int().argmax(-1, keepdim=True).numpy(force=True))
+        index = action.int().argmax(-1, keepdim=True).numpy(force=True)
+        self._emulator.send(index)
+        self._actions.append(int(index[0]))
         self._awaits = "receive_frame"
 
     def receive_frame(self) -> TensorDict:
@@ -210,6 +214,8 @@ class AtariEnv(EnvBase):
         frames, info = self._emulator.reset(seed=episode_seed)
         self._lives = int(info["lives"][0])
         self._episode_seed = torch.tensor([episode_seed])
+        self._actions = []
+        self._has_episode = True
         self._awaits = "send_action"
         return self._pack(frames, end_of_life=False)
 

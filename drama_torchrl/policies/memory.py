@@ -22,6 +22,9 @@ class Memory(Protocol):
     def remember(self, latent: Tensor, action: Tensor) -> None:
         """Take in z_t ``[B, K·M]`` and a_t ``[B, A]``."""
 
+    def contents(self) -> dict[str, Tensor]:
+        """All that is remembered, by name; copying into it restores it."""
+
 
 class CarriedMemory(nn.Module):
     """Carry the recurrent state of the dynamics: O(1) a step, unbounded memory.
@@ -69,6 +72,11 @@ class CarriedMemory(nn.Module):
         belief, state = self.world_model.dynamics.step(latent, action, self.state)
         self.belief.copy_(belief)
         self.state.copy_(state)
+
+    def contents(self) -> dict[str, Tensor]:
+        """All that is remembered, by name; copying into it restores it."""
+        state = self.state.flatten_keys(".").items()
+        return {"belief": self.belief} | {f"state.{key}": value for key, value in state}
 
 
 class WindowMemory(nn.Module):
@@ -128,3 +136,8 @@ class WindowMemory(nn.Module):
         self.latents.copy_(torch.cat([self.latents[:, 1:], latent[:, None]], 1))
         self.actions.copy_(torch.cat([self.actions[:, 1:], action[:, None]], 1))
         self.length.add_(1).clamp_(max=self.positions.shape[0])
+
+    def contents(self) -> dict[str, Tensor]:
+        """All that is remembered, by name; copying into it restores it."""
+        names = ("latents", "actions", "length")
+        return {name: getattr(self, name) for name in names}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replacing", "write_json"]
+__all__ = ["replacing", "sync_directory", "write_json"]
 
 
 @contextmanager
@@ -40,8 +40,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names in a directory to disk, where a system knows how to.
+
+    Args:
+        path: the directory.
+
+    Example:
+        >>> import tempfile
+        >>> sync_directory(Path(tempfile.mkdtemp()))
+    """
+    if os.name != "posix":
+        return
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

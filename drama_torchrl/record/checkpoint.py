@@ -11,7 +11,13 @@ import torch
 
 from drama_torchrl.record.atomic import replacing
 
-__all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "load_checkpoint",
+    "load_tensors",
+    "save_checkpoint",
+    "save_tensors",
+]
 
 _ENTRIES = ("step", "config", "num_actions", "world_model", "behaviour")
 
@@ -47,8 +53,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
             f"A checkpoint expects the entries {list(_ENTRIES)}, got {list(state)}; "
             f"add {missing}."
         )
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    save_tensors(path, state)
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str) -> dict[str, Any]:
@@ -65,6 +70,50 @@ def load_checkpoint(path: str | Path, device: torch.device | str) -> dict[str, A
 
     Raises:
         CheckpointError: if the file is missing, damaged or holds something else.
+    """
+    path = Path(path)
+    found = load_tensors(path, device)
+    missing = [entry for entry in _ENTRIES if entry not in found]
+    if missing:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of this agent, got a file without "
+            f"{', '.join(missing)}; name a checkpoint that this package wrote."
+        )
+    return found
+
+
+def save_tensors(path: str | Path, state: dict[str, Any]) -> None:
+    """Write plain containers of tensors and numbers, whole or not at all.
+
+    Args:
+        path: the file; its directory must exist.
+        state: what to write.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "loop.pt")
+        >>> save_tensors(path, {"frames": 3})
+        >>> load_tensors(path, "cpu")
+        {'frames': 3}
+    """
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_tensors(path: str | Path, device: torch.device | str) -> dict[str, Any]:
+    """Read what :func:`save_tensors` wrote, checksums included.
+
+    Only tensors and plain containers are read: a file cannot run code.
+
+    Args:
+        path: the file.
+        device: where the tensors go.
+
+    Returns:
+        The saved state; empty if the file holds no dictionary.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or holds other objects.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,14 +137,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str) -> dict[str, A
             f"{type(error).__name__}: {_first_line(error)}; name a checkpoint that "
             "this package wrote."
         ) from error
-    found = state if isinstance(state, dict) else {}
-    missing = [entry for entry in _ENTRIES if entry not in found]
-    if missing:
-        raise CheckpointError(
-            f"{path}: expected a checkpoint of this agent, got a file without "
-            f"{', '.join(missing)}; name a checkpoint that this package wrote."
-        )
-    return state
+    return state if isinstance(state, dict) else {}
 
 
 def _check_archive(path: Path) -> None:

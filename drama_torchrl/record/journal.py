@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torchrl.record.loggers import Logger
 from tqdm import tqdm
 
+from drama_torchrl.record.checkpoint import CheckpointError
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.scores import training_score
 
@@ -122,6 +125,65 @@ class Journal:
             for name, value in row.items():
                 logger.log_scalar(name, value, step)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the files stand, which are on disk then, and what films need."""
+        return {
+            "steps": self.steps,
+            "minutes": self.minutes,
+            "episodes": list(self.episodes),
+            "columns": list(self._columns),
+            "recent": self.recent_sequence().to_dict() if self.recent else {},
+            "sizes": {path.name: _synced_size(path) for path in self._files},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; what was written since is cut off.
+
+        Raises:
+            CheckpointError: if rows are missing; no file is changed.
+        """
+        sizes = state_dict["sizes"]
+        for path in self._files:
+            found = path.stat().st_size if path.exists() else 0
+            if found < sizes[path.name]:
+                raise CheckpointError(
+                    f"{path}: expected the {sizes[path.name]} bytes that were there at "
+                    f"step {state_dict['steps']}, got {found}; use a whole copy."
+                )
+        self.rewind(sizes)
+        self.steps = state_dict["steps"]
+        self.episodes = [(step, value) for step, value in state_dict["episodes"]]
+        self._columns = list(state_dict["columns"])
+        self._started = time.monotonic() - 60 * state_dict["minutes"]
+        self.recent.clear()
+        if state_dict["recent"]:
+            length = len(state_dict["recent"]["pixels"][0])
+            sequence = TensorDict(state_dict["recent"], batch_size=[1, length])
+            self.recent.extend(sequence.unbind(1))
+        self._bar.update(self.steps - self._bar.n)
+
+    def rewind(self, sizes: Mapping[str, int]) -> None:
+        """Cut the CSV files off.
+
+        Args:
+            sizes: bytes to keep, by name of the file; none of a file not listed.
+        """
+        for path in self._files:
+            if path.exists():
+                os.truncate(path, sizes.get(path.name, 0))
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return self.run.metrics, self.run.episodes
+
     def recent_sequence(self) -> TensorDictBase:
         """Newest transitions as one sequence ``[1, T]``."""
         return torch.stack(list(self.recent), 1)
+
+
+def _synced_size(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path.stat().st_size

@@ -16,7 +16,7 @@ import torch
 
 from drama_torchrl import __version__
 from drama_torchrl.config import DramaConfig, save_config
-from drama_torchrl.record.atomic import write_json
+from drama_torchrl.record.atomic import replacing, write_json
 
 __all__ = ["RunDirectory", "RunExistsError", "find_commit", "provenance"]
 
@@ -66,15 +66,25 @@ class RunDirectory:
         found = sorted(entry.name for entry in run.path.iterdir())
         if found:
             names = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
-            raise _occupied(run.path, f"one that holds {names}")
+            remedy = "choose another run_dir or delete it"
+            if run.unfinished:
+                remedy = f"go on with resume={run.path}, {remedy}"
+            raise _occupied(run.path, f"one that holds {names}", remedy)
         try:
-            run.config.touch(exist_ok=False)
+            run.films.mkdir()
         # Two runs may have found the directory empty; the second one loses.
         except FileExistsError as error:
             raise _occupied(run.path, "another run") from error
-        save_config(config, run.config)
-        run.films.mkdir()
+        # Whoever finds the options finds all of them.
+        with replacing(run.config) as temporary:
+            save_config(config, temporary)
         return run
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run was started here and can go on."""
+        started = self.config.is_file()
+        return started and (self.snapshots.is_dir() or not self.result.is_file())
 
     @property
     def config(self) -> Path:
@@ -85,6 +95,11 @@ class RunDirectory:
     def checkpoint(self) -> Path:
         """The newest state of the agent."""
         return self.path / "checkpoint.pt"
+
+    @property
+    def snapshots(self) -> Path:
+        """Directory of what a run needs to go on; a finished run has none."""
+        return self.path / "resume"
 
     @property
     def episodes(self) -> Path:

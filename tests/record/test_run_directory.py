@@ -48,7 +48,10 @@ def make_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (make_run, "got one that holds config.yaml, films; choose another run_dir or"),
+        (
+            make_run,
+            "got one that holds config.yaml, films; go on with resume=.*run",
+        ),
         (make_leftovers, "got one that holds result.json; choose another run_dir or"),
         (make_file, "got a file; choose another run_dir"),
     ],

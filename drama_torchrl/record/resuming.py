@@ -1,0 +1,128 @@
+"""Which run goes on, with which options, and whether it is still the same one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from drama_torchrl.config import DramaConfig, config_from_dict, load_config, read_config
+from drama_torchrl.record.checkpoint import CheckpointError
+from drama_torchrl.record.manifest import Manifest
+from drama_torchrl.record.run_directory import RunDirectory
+
+__all__ = ["check_circumstances", "differences", "open_run", "read_arguments"]
+
+_FREE = ("run_dir", "log.", "evaluation.", "training.max_minutes")
+_OPTION = "resume="
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[DramaConfig, bool]:
+    """Options of a new run, or of the one that ``resume=RUN_DIR`` names.
+
+    Args:
+        arguments: ``key=value`` as for ``load_config``, and ``resume=RUN_DIR``.
+
+    Returns:
+        The options, and whether the run goes on.
+
+    Raises:
+        CheckpointError: if there is no run that could go on.
+
+    Example:
+        >>> config, resumed = read_arguments(["preset=quick", "seed=3"])
+        >>> config.seed, resumed
+        (3, False)
+    """
+    paths = [each.removeprefix(_OPTION) for each in arguments if _resumes(each)]
+    if not paths:
+        return load_config(overrides=arguments), False
+    run = RunDirectory(paths[-1])
+    if not run.unfinished:
+        got = "a finished run" if run.result.is_file() else "no run"
+        raise CheckpointError(
+            f"{_OPTION}{run.path}: expected the directory of a run that was "
+            f"interrupted, got {got}; name another one or start a new run."
+        )
+    overrides = [each for each in arguments if not _resumes(each)]
+    config = config_from_dict(asdict(read_config(run.config)), overrides)
+    return replace(config, run_dir=str(run.path)), True
+
+
+def open_run(config: DramaConfig, *, resumed: bool) -> RunDirectory:
+    """The directory of a run, made if it is a new one.
+
+    Args:
+        config: the options.
+        resumed: whether the run goes on.
+
+    Raises:
+        RunExistsError: if the run is new and its directory is not.
+
+    Example:
+        >>> import tempfile
+        >>> config = DramaConfig(run_dir=f"{tempfile.mkdtemp()}/run")
+        >>> open_run(config, resumed=False).config.name
+        'config.yaml'
+    """
+    if resumed:
+        return RunDirectory(config.run_path)
+    return RunDirectory.create(config.run_path, config)
+
+
+def check_circumstances(
+    manifest: Manifest, config: DramaConfig, versions: Mapping[str, Any], folder: Path
+) -> None:
+    """Refuse a checkpoint of other options; warn of other versions.
+
+    Options of logging and evaluation, the time limit and the directory may differ.
+
+    Args:
+        manifest: of the checkpoint.
+        config: options of the run that would go on from it.
+        versions: of the packages here, and the type of the device.
+        folder: where the checkpoint is, for the message.
+
+    Raises:
+        CheckpointError: listing the options that differ.
+    """
+    changed = [
+        line
+        for line in differences(manifest.config, asdict(config))
+        if not line.startswith(_FREE)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{folder}: expected the options that the run was started with, got "
+            f"{'; '.join(changed)}; drop these or start a new run."
+        )
+    skew = list(differences(manifest.versions, versions))
+    if skew:
+        warnings.warn(
+            f"{folder} was written under other circumstances: {'; '.join(skew)}. The "
+            "run goes on, but not exactly as it would have.",
+            stacklevel=2,
+        )
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """Tell where two trees of options differ.
+
+    Example:
+        >>> list(differences({"env": {"game": "Pong"}}, {"env": {"game": "Krull"}}))
+        ["env.game: 'Pong' then, 'Krull' now"]
+    """
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}: {old!r} then, {new!r} now"
+
+
+def _resumes(argument: str) -> bool:
+    return argument.startswith(_OPTION)

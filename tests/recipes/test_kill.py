@@ -1,0 +1,93 @@
+"""The recipe as a process: killed at random moments, asked to stop, started again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.reference.stopping import different, newest, remains, run_training
+from tests.reference.tiny_run import run_options
+
+REPOSITORY = Path(__file__).parents[2]
+OPTIONS = (
+    "env.max_frames=80",
+    "training.total_steps=320",
+    "training.random_steps=20",
+    "training.steps_per_update=8",
+    "replay.capacity=30",
+    "log.checkpoint_every=4",
+    "log.film_every=1000",
+    "evaluation.greedy_episodes=0",
+)
+KILLS = 5
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    recipe = REPOSITORY / "recipes" / "drama_atari100k.py"
+    return subprocess.Popen(
+        [sys.executable, str(recipe), *arguments],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_snapshot(process: subprocess.Popen[str], run: Path) -> None:
+    """Until the training of this process has written something."""
+    before = sorted((run / "resume").glob("*"))
+    while process.poll() is None and before == sorted((run / "resume").glob("*")):
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
+    tmp_path: Path,
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    moments = random.Random(0)
+    arguments = run_options(killed, *OPTIONS)
+    for _ in range(KILLS):
+        process = start(*arguments)
+        wait_for_snapshot(process, killed)
+        time.sleep(moments.uniform(0.0, 0.3))
+        process.kill()
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors
+        arguments = [f"resume={killed}"]
+    run_training(arguments)
+    run_training(run_options(whole, *OPTIONS))
+    assert different(remains(killed), remains(whole)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_and_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    process = start(*run_options(run, *OPTIONS, "training.total_steps=100000"))
+    wait_for_snapshot(process, run)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert errors.splitlines()[-1] == (
+        f"stopped; to go on: python recipes/drama_atari100k.py resume={run}"
+    )
+    assert newest(run).is_dir()
+    assert not (run / "result.json").exists()
+
+
+def test_a_finished_run_says_so(finished_run: Path) -> None:
+    process = start(f"resume={finished_run}")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith(f"error: resume={finished_run}: expected ")
+    assert "got a finished run" in errors

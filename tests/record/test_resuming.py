@@ -1,0 +1,62 @@
+"""Which run goes on, with which options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drama_torchrl.config import ConfigError, load_config
+from drama_torchrl.record.checkpoint import CheckpointError
+from drama_torchrl.record.resuming import differences, open_run, read_arguments
+from drama_torchrl.record.run_directory import RunDirectory
+
+CONFIG = load_config("quick", ["seed=7", "env.game=Pong"])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    # A name that would mean something else in YAML.
+    return RunDirectory.create(tmp_path / "1: [a]", CONFIG)
+
+
+def test_a_run_goes_on_with_its_own_options(run: RunDirectory) -> None:
+    config, resumed = read_arguments([f"resume={run.path}"])
+    assert resumed
+    assert config.run_path == run.path
+    assert (config.seed, config.env.game, config.preset) == (7, "Pong", "quick")
+    assert open_run(config, resumed=True).path == run.path
+
+
+def test_options_beside_it_change_them(run: RunDirectory) -> None:
+    arguments = [f"resume={run.path}", "training.max_minutes=5"]
+    assert read_arguments(arguments)[0].training.max_minutes == 5
+    with pytest.raises(ConfigError, match="max_minutes"):
+        read_arguments([f"resume={run.path}", "training.max_minute=5"])
+
+
+def test_a_moved_run_goes_on_where_it_is(run: RunDirectory) -> None:
+    moved = run.path.rename(run.path.with_name("moved"))
+    assert read_arguments([f"resume={moved}"])[0].run_path == moved
+
+
+def test_a_finished_run_does_not_go_on(run: RunDirectory) -> None:
+    run.write_result({})
+    with pytest.raises(CheckpointError, match="interrupted, got a finished run"):
+        read_arguments([f"resume={run.path}"])
+    run.snapshots.mkdir()  # out of time, or killed while it was scored
+    assert read_arguments([f"resume={run.path}"])[1]
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"resume={tmp_path}: .*got no run"):
+        read_arguments([f"resume={tmp_path}"])
+
+
+def test_differences_name_what_is_on_one_side_alone() -> None:
+    then = {"a": {"b": 1, "c": [1]}, "d": None}
+    now = {"a": {"b": 1, "c": [2]}, "e": 3}
+    assert list(differences(then, now)) == [
+        "a.c: [1] then, [2] now",
+        "e: None then, 3 now",
+    ]
