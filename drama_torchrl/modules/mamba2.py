@@ -202,13 +202,14 @@ class Mamba2(nn.Module):
         self._check_state(state, x.shape[0])
         z, conv_input, dt = self._project(x)
         (weight, bias), past = self._conv_parameters(), state["conv"]
-        past = past.to(conv_input.dtype)
-        window = torch.cat([past, conv_input.unsqueeze(-1)], dim=-1)
-        convolved = F.silu((window * weight).sum(-1) + bias)
+        past = past.to(conv_input.dtype).transpose(1, 2)
+        window = torch.cat([past, conv_input.unsqueeze(1)], dim=1)
+        convolved = F.silu((window * weight.t()).sum(1) + bias)
         inputs, B, C = self._split_heads(convolved.to(z.dtype))
         y, ssm = ssd_step(inputs, dt, self._decay_rates(), B, C, state["ssm"])
         new_state = TensorDict(
-            {"conv": window[..., 1:].contiguous(), "ssm": ssm}, batch_size=x.shape[:1]
+            {"conv": window[:, 1:].contiguous().transpose(1, 2), "ssm": ssm},
+            batch_size=x.shape[:1],
         )
         return self._project_out(y, inputs, z), new_state
 
@@ -245,7 +246,8 @@ class Mamba2(nn.Module):
             if is_init is not None:
                 tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
             total = total + tapped * weight[:, tap]
-        return F.silu(total), recent.transpose(1, 2).to(dtype).contiguous()
+        # Channels are neighbours in memory: the next step reads whole rows of them.
+        return F.silu(total), recent.to(dtype).contiguous().transpose(1, 2)
 
     def _conv_parameters(self) -> tuple[Tensor, Tensor]:
         """Give the kernel [C, d_conv] and the bias [C]."""
