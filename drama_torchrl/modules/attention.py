@@ -58,7 +58,8 @@ class Attention(nn.Module):
     The recurrent state is a TensorDict of batch size [B] with the keys
 
     - ``"keys"`` and ``"values"`` [B, NH, W - 1, P]: of the last steps, newest last,
-      keys rotated, in the parameters' dtype; slots not used yet are zero;
+      keys rotated, in the dtype of the projection that made them (bfloat16 under
+      autocast); slots not used yet are zero;
     - ``"position"`` [B] int64: steps seen since the episode started. It tells which
       slots are used, so that all zeros is an empty past.
 
@@ -150,8 +151,8 @@ class Attention(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, NH, T, P] each
         query, key = (rotate(t, position.unsqueeze(1)) for t in (query, key))
         if state is not None:
-            key = torch.cat([state["keys"], key.to(state["keys"].dtype)], dim=2)
-            value = torch.cat([state["values"], value.to(state["values"].dtype)], dim=2)
+            key = torch.cat([state["keys"].to(key.dtype), key], dim=2)
+            value = torch.cat([state["values"].to(value.dtype), value], dim=2)
         then = torch.arange(length - key.shape[2], length, device=x.device)
         if state is None and is_init is None and length <= self.window:
             # No mask to be read: kernels for long sequences want none.
@@ -206,9 +207,7 @@ class Attention(nn.Module):
 
     def _remember(self, key: Tensor, value: Tensor, position: Tensor) -> TensorDict:
         """Keep the last W - 1 steps, empty slots first."""
-        missing, dtype = self.window - 1 - key.shape[2], self.in_proj.weight.dtype
-        kept = {
-            name: F.pad(t.to(dtype), (0, 0, missing, 0)).contiguous()
-            for name, t in (("keys", key), ("values", value))
-        }
-        return TensorDict({**kept, "position": position}, batch_size=position.shape)
+        missing = self.window - 1 - key.shape[2]  # below zero: too many
+        keys, values = (F.pad(t, (0, 0, missing, 0)).contiguous() for t in (key, value))
+        state = {"keys": keys, "values": values, "position": position}
+        return TensorDict(state, batch_size=position.shape)

@@ -6,11 +6,12 @@ in front of the state-space recurrences (arXiv:2312.00752, section 3.4). They sh
 these shapes:
 
     inputs   [B, T, C]      u, one value per channel; [B, C] for a step
-    past     [B, C, K-1]    the inputs before, oldest first
+    past     [B, C, K-1]    the inputs before, oldest first; zero where omitted
     weight   [C, K], bias [C]
     is_init  [B, T] bool    True where an episode starts: earlier inputs are not seen
 
-Each returns ``(y, past)`` with the past after the last step, in the parameters' dtype.
+Each returns ``(y, past)``: y in the dtype of the parameters, and the past after the
+last step in that of the inputs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def causal_conv(
     bias: Tensor,
     is_init: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Convolve a sequence; the past is zero where omitted.
+    """Convolve a sequence.
 
     A sum of shifted products: it fuses into one kernel where a depthwise cuDNN
     convolution is slow, and episode starts are masks on its terms.
@@ -40,12 +41,12 @@ def causal_conv(
         >>> y.flatten(), past.flatten()  # SiLU(0), SiLU(0 - 2)
         (tensor([ 0.0000, -0.2384]), tensor([2.]))
     """
-    length, before = inputs.shape[1], weight.shape[1] - 1
+    length, before, dtype = inputs.shape[1], weight.shape[1] - 1, inputs.dtype
     inputs = inputs.to(weight.dtype)
     if past is None:
         window = F.pad(inputs, (0, 0, before, 0))
     else:
-        window = torch.cat([past.transpose(1, 2), inputs], dim=1)
+        window = torch.cat([past.to(weight.dtype).transpose(1, 2), inputs], dim=1)
     recent = window[:, length:]
     if is_init is not None:
         episode = F.pad(is_init.cumsum(1), (before, 0)).unsqueeze(-1)
@@ -57,7 +58,7 @@ def causal_conv(
         if is_init is not None:
             tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
         total = total + tapped * weight[:, tap]
-    return F.silu(total), recent.transpose(1, 2).contiguous()
+    return F.silu(total), recent.transpose(1, 2).to(dtype).contiguous()
 
 
 def causal_conv_step(
@@ -72,5 +73,5 @@ def causal_conv_step(
         >>> y.flatten(), past.flatten()
         (tensor([-0.2384]), tensor([2.]))
     """
-    window = torch.cat([past, inputs.to(past.dtype).unsqueeze(-1)], dim=-1)
+    window = torch.cat([past.to(inputs.dtype), inputs.unsqueeze(-1)], dim=-1)
     return F.silu((window * weight).sum(-1) + bias), window[..., 1:].contiguous()

@@ -41,7 +41,7 @@ class Mamba(nn.Module):
     The recurrent state is a TensorDict of batch size [B] with the keys
 
     - ``"conv"`` [B, DI, d_conv - 1]: the last inputs of the convolution, oldest first,
-      in the parameters' dtype;
+      in the dtype of the projection that made them: bfloat16 under autocast;
     - ``"ssm"`` [B, DI, S]: h, float32 also under autocast.
 
     Passed states are never written to. On a GPU, sequences from an empty past run
@@ -89,12 +89,9 @@ class Mamba(nn.Module):
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner)
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, inner)
-        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        low, high = math.log(dt_min), math.log(dt_max)
-        dt = torch.exp(torch.rand(inner) * (high - low) + low).clamp(min=dt_init_floor)
-        with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.dt_proj = _StepSizes(
+            self.dt_rank, inner, dt_min=dt_min, dt_max=dt_max, floor=dt_init_floor
+        )
         rates = torch.arange(1, d_state + 1, dtype=torch.float32)
         self.A_log = nn.Parameter(rates.log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
@@ -191,9 +188,8 @@ class Mamba(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         widths = (self.dt_rank, self.d_state, self.d_state)
         low_rank, B, C = self.x_proj(x).split(widths, dim=-1)
-        dt = F.linear(low_rank, self.dt_proj.weight).to(wide)
-        dt = F.softplus(dt + self.dt_proj.bias.to(wide))
-        return x, dt, -torch.exp(self.A_log.to(wide)), B, C
+        rates = -torch.exp(self.A_log.to(wide))
+        return x, self.dt_proj(low_rank), rates, B, C
 
     def _project_out(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """Add the skip D x, gate with z and project to [..., D]."""
@@ -208,3 +204,28 @@ class Mamba(nn.Module):
 def _fits_kernel(x: Tensor) -> bool:
     wide = x.dtype == torch.float64
     return x.is_cuda and not wide and not torch.compiler.is_compiling()
+
+
+class _StepSizes(nn.Module):
+    """dt = softplus(W r + b) in float32, from the low-rank r.
+
+    Not a linear layer: its bias is the logarithm of a step size and is never rounded.
+    """
+
+    def __init__(
+        self, rank: int, inner: int, *, dt_min: float, dt_max: float, floor: float
+    ) -> None:
+        super().__init__()
+        linear = nn.Linear(rank, inner)
+        self.weight, self.bias = linear.weight, linear.bias
+        nn.init.uniform_(self.weight, -(rank**-0.5), rank**-0.5)
+        low, high = math.log(dt_min), math.log(dt_max)
+        dt = torch.exp(torch.rand(inner) * (high - low) + low).clamp(min=floor)
+        with torch.no_grad():
+            self.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def forward(self, low_rank: Tensor) -> Tensor:
+        """Map [..., rank] to [..., DI] > 0."""
+        raw = F.linear(low_rank, self.weight)
+        wide = torch.promote_types(raw.dtype, torch.float32)
+        return F.softplus(raw.to(wide) + self.bias.to(wide))

@@ -39,7 +39,7 @@ class Mamba2(nn.Module):
     The recurrent state is a TensorDict of batch size [B] with the keys
 
     - ``"conv"`` [B, DI + 2 S, d_conv - 1]: the last inputs of the convolution, oldest
-      first, in the parameters' dtype;
+      first, in the dtype of the projection that made them: bfloat16 under autocast;
     - ``"ssm"`` [B, NH, P, S]: h, float32 also under autocast.
 
     Passed states are never written to.

@@ -212,22 +212,30 @@ class TestState:
         assert torch.equal(found, belief)
         torch.testing.assert_close(leaves(found_end), leaves(end), rtol=0, atol=0)
 
-    def test_it_has_one_form_for_ever(self, dynamics: Dynamics) -> None:
-        def form(state: TensorDict) -> dict[str, object]:
-            assert state.batch_size == (BATCH,)
-            return {k: (v.shape, v.dtype) for k, v in leaves(state).items()}
-
+    @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
+    def test_it_has_one_form_for_ever(self, dynamics: Dynamics, autocast: bool) -> None:
         dynamics = dynamics.float()
         latent, action = (x.float() for x in sequence(BATCH, TIME))
         empty = dynamics.initial_state(BATCH)
-        assert form(empty) == form(dynamics.initial_state(torch.Size([BATCH])))
-        for enabled in (False, True):
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                _, short = dynamics(latent[:, :2], action[:, :2])
-                _, long = dynamics(latent, action, short)
-                _, stepped = dynamics.step(latent[:, 0], action[:, 0], long)
-            for state in (short, long, stepped):
-                assert form(state) == form(empty)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            _, short = dynamics(latent[:, :2], action[:, :2])
+            _, long = dynamics(latent, action, short)
+            _, stepped = dynamics.step(latent[:, 0], action[:, 0], long)
+            _, first = dynamics.step(latent[:, 0], action[:, 0], empty)
+        forms = [
+            {name: (value.shape, value.dtype) for name, value in leaves(state).items()}
+            for state in (short, long, stepped, first)
+        ]
+        assert forms[1:] == forms[:1] * 3
+        for state in (empty, short):
+            assert state.batch_size == (BATCH,)
+            for name, value in leaves(state).items():
+                assert value.shape == leaves(empty)[name].shape
+                # What adds up over the steps is never rounded.
+                if not autocast or name.endswith(("ssm", "hidden")):
+                    assert value.dtype == leaves(empty)[name].dtype
+        same = dynamics.initial_state(torch.Size([BATCH]))
+        torch.testing.assert_close(leaves(same), leaves(empty))
 
     def test_a_passed_state_is_not_written_to(self, dynamics: Dynamics) -> None:
         (latent, action), state = sequence(BATCH, TIME), warm_state(dynamics, BATCH)
