@@ -24,9 +24,10 @@ from drama_torchrl.record.checkpoint import (
 )
 from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.manifest import Manifest
+from drama_torchrl.record.origin import find_versions
 from drama_torchrl.record.replay_chunks import ReplayChunks, checksum
 from drama_torchrl.record.resuming import check_circumstances
-from drama_torchrl.record.run_directory import RunDirectory, provenance
+from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.run_state import Stateful
 
 __all__ = ["Snapshots", "discard_snapshots"]
@@ -184,7 +185,7 @@ class Snapshots:
 
 def _circumstances(agent: Agent) -> dict[str, Any]:
     """Versions of the packages and the type of the device: what results hang on."""
-    return {**provenance(agent.device)["versions"], "device": agent.device.type}
+    return {**find_versions(), "device": agent.device.type}
 
 
 def discard_snapshots(run: RunDirectory) -> None:
