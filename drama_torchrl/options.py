@@ -294,6 +294,8 @@ class LogConfig(Options):
     """Environment steps between checkpoints."""
     film_every: int = option(10_000, at_least(2))
     """Environment steps between films of imagination beside reality."""
+    on_write_error: str = option("stop", one_of("stop", "continue"))
+    """What a run does that cannot write a file: the disk is full, for example."""
     progress: bool = option(True)
     """Whether a progress bar is shown."""
 

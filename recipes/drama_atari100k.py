@@ -39,6 +39,7 @@ from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.run_state import ActingState, SamplerState
 from drama_torchrl.record.snapshot import Snapshots, discard_snapshots
 from drama_torchrl.record.stopping import RunStopped, StopSignals
+from drama_torchrl.record.write_errors import Stop, make_write_errors
 from drama_torchrl.seeding import RandomState, seed_everything
 
 REMEMBERED = [
@@ -57,11 +58,13 @@ def train(
     replay, contexts = make_replay(config, agent.device)
     policy = make_policy(config, agent)
     collector = make_collector(config, env, policy)
+    write_errors = make_write_errors(config, run)
     journal = Journal(
         run,
         total_steps=config.training.total_steps,
         progress=config.log.progress,
         logger=make_logger(config, run.path),
+        write_errors=write_errors,
     )
     snapshots = Snapshots(
         run,
@@ -69,6 +72,7 @@ def train(
         agent,
         replay,
         journal,
+        write_errors=write_errors,
         acting=ActingState(collector, policy.memory),
         samplers=SamplerState(replay, contexts),
         random=RandomState(),
@@ -88,7 +92,8 @@ def train(
                     metrics = {"world_model": model, "behaviour": behaviour}
                     journal.metrics(step, metrics)
             if step % config.log.film_every == 0:
-                film(agent, journal, run)
+                with write_errors.during("a film"):
+                    film(agent, journal, run)
             # Last, so that a run goes on with the next step.
             if stop.requested or step % config.log.checkpoint_every == 0:
                 snapshots.save(step)
@@ -121,9 +126,10 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
     agent = make_agent(config, num_actions, device)
     journal = train(config, agent, env, run)
-    film(agent, journal, run)
     env.close()
-    result = score_run(config, agent, run, journal)
+    with Stop(run).during("the result"):
+        film(agent, journal, run)
+        result = score_run(config, agent, run, journal)
     if result["complete"]:
         discard_snapshots(run)
     return result

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from drama_torchrl.config import DramaConfig, save_config
 from drama_torchrl.record.atomic import replacing, write_json
+from drama_torchrl.record.rows import Rows
 
-__all__ = ["RunDirectory", "RunExistsError"]
+__all__ = ["EPISODE_COLUMNS", "RunDirectory", "RunExistsError"]
 
-_COLUMNS = ("step", "return", "length", "seed")
+EPISODE_COLUMNS = ("step", "return", "length", "seed")
+"""Of ``episodes.csv``."""
 
 
 class RunExistsError(ValueError):
@@ -92,6 +93,12 @@ class RunDirectory:
         """Directory of what a run needs to go on; a finished run has none."""
         return self.path / "resume"
 
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the checkpoints that the run can go on from, oldest first."""
+        names = [path.name for path in self.snapshots.glob("step-*")]
+        numbers = [name.removeprefix("step-") for name in names]
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
     @property
     def episodes(self) -> Path:
         """One row for each finished training episode."""
@@ -126,11 +133,7 @@ class RunDirectory:
             length: its environment steps.
             seed: the seed that started it.
         """
-        with self.episodes.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writerow(_COLUMNS)
-            writer.writerow([step, return_, length, seed])
+        Rows(self.episodes, EPISODE_COLUMNS).append([step, return_, length, seed])
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Replace ``result.json``, whole or not at all.

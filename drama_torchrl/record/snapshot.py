@@ -14,7 +14,11 @@ from torchrl.data import TensorDictReplayBuffer
 
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
-from drama_torchrl.record.atomic import replacing, sync_directory
+from drama_torchrl.record.atomic import (
+    remove_leftovers,
+    replacing,
+    sync_directory,
+)
 from drama_torchrl.record.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -29,6 +33,7 @@ from drama_torchrl.record.replay_chunks import ReplayChunks, checksum
 from drama_torchrl.record.resuming import check_circumstances
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.run_state import Stateful
+from drama_torchrl.record.write_errors import Stop, WriteErrors
 
 __all__ = ["Snapshots", "discard_snapshots"]
 
@@ -51,6 +56,7 @@ class Snapshots:
         replay: its transitions go to disk.
         journal: counts the steps; its files are cut back on resume.
         keep: number of checkpoints to keep.
+        write_errors: takes the errors of writing; by default they stop the run.
         parts: all else that changes, by name; restored in this order.
     """
 
@@ -63,9 +69,11 @@ class Snapshots:
         journal: Journal,
         *,
         keep: int = 2,
+        write_errors: WriteErrors | None = None,
         **parts: Stateful,
     ) -> None:
         self.run = run
+        self.write_errors = write_errors or Stop(run)
         self.config = config
         self.agent = agent
         self.chunks = ReplayChunks(run.snapshots / "replay", replay)
@@ -77,14 +85,27 @@ class Snapshots:
     def save(self, step: int) -> None:
         """Write a checkpoint, unless that of this step is there already.
 
-        Killed at any moment, it leaves the older checkpoints as they were.
+        Killed at any moment or out of room, it leaves the older checkpoints as they
+        were.
         """
         if step == self.saved:
             return
-        final = self.run.snapshots / f"step-{step:07d}"
-        folder = final.with_suffix(".tmp")
-        _remove(final)
-        _remove(folder)
+        with self.write_errors.during(f"the checkpoint of step {step}"):
+            final = self.run.snapshots / f"step-{step:07d}"
+            folder = final.with_suffix(".tmp")
+            _remove(final)
+            _remove(folder)
+            try:
+                self._write(step, folder)
+                folder.rename(final)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            sync_directory(self.run.snapshots)
+            _publish(final / _AGENT, self.run.checkpoint)
+            self.saved = step
+            self._rotate(step)
+
+    def _write(self, step: int, folder: Path) -> None:
         folder.mkdir(parents=True)
         chunks = self.chunks.write()
         about = {
@@ -103,11 +124,6 @@ class Snapshots:
             written=self.chunks.replay.write_count,
             chunks=chunks,
         ).save(folder)
-        folder.rename(final)
-        sync_directory(self.run.snapshots)
-        _publish(final / _AGENT, self.run.checkpoint)
-        self.saved = step
-        self._rotate(step)
 
     def restore(self) -> int:
         """Load the newest whole checkpoint into all parts.
@@ -120,6 +136,7 @@ class Snapshots:
         Raises:
             CheckpointError: if no checkpoint is whole, or this run is another one.
         """
+        self._clean_up()
         problems: list[str] = []
         for folder in sorted(_finished(self.run.snapshots), reverse=True):
             try:
@@ -143,6 +160,13 @@ class Snapshots:
             )
         self.journal.rewind({})
         return 0
+
+    def _clean_up(self) -> None:
+        """Delete what a process that was killed had not finished."""
+        for folder in (self.run.path, self.run.films, self.chunks.folder):
+            remove_leftovers(folder)
+        for folder in self.run.snapshots.glob("step-*.tmp"):
+            _remove(folder)
 
     def _load(self, folder: Path, manifest: Manifest) -> None:
         device = self.agent.device
