@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-__all__ = ["RandomState", "seed_everything"]
+__all__ = ["RandomMark", "RandomState", "seed_everything"]
 
 
 def seed_everything(seed: int) -> None:
@@ -30,6 +30,33 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+class RandomMark(NamedTuple):
+    """The states of all generators at one moment.
+
+    Args:
+        python: of :mod:`random`.
+        numpy: of :mod:`numpy.random`.
+        torch: of torch on the CPU.
+        cuda: of torch on each GPU.
+    """
+
+    python: Any
+    numpy: Any
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and CPU tensors; one entry of ``"cuda"`` per GPU."""
+        version, words, gauss = self.python
+        name, keys, *rest = self.numpy
+        return {
+            "python": [version, list(words), gauss],
+            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+            "torch": self.torch,
+            "cuda": self.cuda,
+        }
+
+
 class RandomState:
     """Save and restore the global generators of Python, NumPy and torch.
 
@@ -42,17 +69,18 @@ class RandomState:
         tensor([True])
     """
 
+    def mark(self) -> RandomMark:
+        """Note all states; cheap enough for every environment step."""
+        return RandomMark(
+            random.getstate(),
+            np.random.get_state(legacy=True),
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state_all(),
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and CPU tensors; one entry of ``"cuda"`` per GPU."""
-        version, words, gauss = random.getstate()
-        legacy: Any = np.random.get_state(legacy=True)
-        name, keys, *rest = legacy
-        return {
-            "python": [version, list(words), gauss],
-            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
-        }
+        return self.mark().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; GPUs only if as many are there."""

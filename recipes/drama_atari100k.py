@@ -79,7 +79,8 @@ def train(
     )
     with journal, StopSignals(run.path) as stop:
         done = snapshots.restore()  # 0 in a new run
-        for step, transition in enumerate(collector, start=done + 1):
+        collected = snapshots.guard(collector)
+        for step, transition in enumerate(collected, start=done + 1):
             # 1. Act, and remember the transition.
             replay.extend(transition.select(*REMEMBERED))
             journal.step(step, transition)
@@ -146,4 +147,4 @@ if __name__ == "__main__":
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except ValueError as error:  # what this package says about bad input
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))

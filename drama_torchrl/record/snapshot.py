@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torchrl.data import TensorDictReplayBuffer
 
@@ -32,12 +32,14 @@ from drama_torchrl.record.origin import find_versions
 from drama_torchrl.record.replay_chunks import ReplayChunks, checksum
 from drama_torchrl.record.resuming import check_circumstances
 from drama_torchrl.record.run_directory import RunDirectory
-from drama_torchrl.record.run_state import Stateful
+from drama_torchrl.record.run_state import Mark, MovedByAStep, Stateful
+from drama_torchrl.record.stopping import how_to_go_on
 from drama_torchrl.record.write_errors import Stop, WriteErrors
 
 __all__ = ["Snapshots", "discard_snapshots"]
 
 _AGENT, _LOOP = "agent.pt", "loop.pt"
+_T = TypeVar("_T")
 
 
 class Snapshots:
@@ -81,6 +83,7 @@ class Snapshots:
         self.parts: dict[str, Stateful] = {"journal": journal, **parts}
         self.keep = keep
         self.saved: int | None = None
+        self._marks: dict[str, Mark] = {}
 
     def save(self, step: int) -> None:
         """Write a checkpoint, unless that of this step is there already.
@@ -105,6 +108,50 @@ class Snapshots:
             self.saved = step
             self._rotate(step)
 
+    def guard(self, transitions: Iterable[_T]) -> Iterator[_T]:
+        """Pass transitions on; if one fails to come, save the run as it was before it.
+
+        The environment or the policy may have broken in the middle of a step. What
+        that step has changed already is not saved: the run goes on from the last whole
+        step.
+
+        Args:
+            transitions: of the collector, one environment step each.
+
+        Raises:
+            Exception: as it came, with a note that says how the run goes on.
+        """
+        iterator = iter(transitions)
+        while True:
+            self._marks = {
+                name: part.mark()
+                for name, part in self.parts.items()
+                if isinstance(part, MovedByAStep)
+            }
+            try:
+                transition = next(iterator)
+            except StopIteration:
+                self._marks = {}
+                return
+            except Exception as error:
+                error.add_note(self._save_before_error())
+                raise
+            self._marks = {}
+            yield transition
+
+    def _save_before_error(self) -> str:
+        """Save the last whole step; say what became of it."""
+        step = self.journal.steps
+        go_on = how_to_go_on(self.run.path)
+        try:
+            if step:  # else nothing has happened yet
+                self.save(step)
+        # Whatever broke may keep the state from being read, too.
+        except Exception as problem:
+            kept = self.run.checkpoint_steps()[-1:] or "none"
+            return f"No checkpoint of step {step} ({problem}), older: {kept}; {go_on}"
+        return f"The run is saved as it was after step {step}; {go_on}"
+
     def _write(self, step: int, folder: Path) -> None:
         folder.mkdir(parents=True)
         chunks = self.chunks.write()
@@ -114,7 +161,8 @@ class Snapshots:
             "num_actions": self.agent.num_actions,
         }
         save_checkpoint(folder / _AGENT, about | self.agent.state_dict())
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        now: dict[str, Mark] = {**self.parts, **self._marks}
+        parts = {name: part.state_dict() for name, part in now.items()}
         save_tensors(folder / _LOOP, parts)
         Manifest(
             step=step,
