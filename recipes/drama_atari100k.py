@@ -23,6 +23,7 @@ from drama_torchrl.config import DramaConfig, list_options
 from drama_torchrl.estimate import warn_if_long
 from drama_torchrl.factories import (
     check_environment,
+    describe_replay,
     make_agent,
     make_collector,
     make_device,
@@ -122,6 +123,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     seed_everything(config.seed)
     env = make_env(config, seed=config.seed)
     num_actions = env.action_spec.shape[-1]
+    print(describe_replay(config, num_actions, device))
     warn_if_long(config, num_actions=num_actions, device=device)
     run = open_run(config, resumed=resumed)
 
