@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from drama_torchrl.limits import ConfigError, Options
+from drama_torchrl.limits import ConfigError, Options, show
 from drama_torchrl.options import (
     ActingConfig,
     BehaviourConfig,
@@ -179,8 +179,10 @@ def _kinds() -> dict[str, Any]:
 def _build(layers: Sequence[Mapping[str, Any]]) -> DramaConfig:
     tree = OmegaConf.structured(DramaConfig)
     for layer in layers:
+        if not isinstance(layer, Mapping):
+            raise ConfigError(f"expected options by name, got {show(layer)}")
         for key, value in layer.items():
-            for name, leaf in _leaves(str(key), value):
+            for name, leaf in _leaves(_name(key), value):
                 _assign(tree, name, leaf)
     config = OmegaConf.to_object(tree)
     assert isinstance(config, DramaConfig)
@@ -194,17 +196,22 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         raise ConfigError(f"unknown option {name!r}: {_suggest_option(name)}")
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _leaves(f"{name}.{key}", inner)
+            yield from _leaves(f"{name}.{_name(key)}", inner)
     else:
         raise ConfigError(
-            f"{name}: expected one of its options ({_options_of(name)}), got {value!r}"
+            f"{name}: expected one of its options ({_options_of(name)}), got "
+            f"{show(value)}"
         )
 
 
+def _name(key: object) -> str:
+    return key if isinstance(key, str) else show(key)
+
+
 def _assign(tree: DictConfig, name: str, value: Any) -> None:
-    if "${" in str(value) or "???" in str(value):
+    if any(mark in show(value) for mark in ("${", "???")):
         raise ConfigError(
-            f"{name}: expected a plain value, got {value!r}; "
+            f"{name}: expected a plain value, got {show(value)}; "
             "references and placeholders are not resolved"
         )
     kind = _kinds()[name]
@@ -215,7 +222,7 @@ def _assign(tree: DictConfig, name: str, value: Any) -> None:
     # A wrong type arrives as one of several classes, some ValueError, some TypeError.
     except Exception as error:
         words = kind.__name__ if isinstance(kind, type) else str(kind)
-        raise ConfigError(f"{name}: expected {words}, got {value!r}") from error
+        raise ConfigError(f"{name}: expected {words}, got {show(value)}") from error
 
 
 def _parse_override(override: str) -> dict[str, Any]:
