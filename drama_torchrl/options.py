@@ -278,6 +278,8 @@ class ExecutionConfig(Options):
     """Passes the updates through `torch.compile`."""
     cudagraphs: bool = option(True)
     """Captures the updates as CUDA graphs; a CPU has none."""
+    deterministic: bool = option(False)
+    """Prefers repeatable kernels; a CPU has no others, on CUDA not yet measured."""
 
 
 @dataclass

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-__all__ = ["RandomMark", "RandomState", "seed_everything"]
+__all__ = [
+    "RandomMark",
+    "RandomState",
+    "prefer_repeatable_kernels",
+    "seed_everything",
+]
 
 
 def seed_everything(seed: int) -> None:
@@ -28,6 +34,29 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def prefer_repeatable_kernels() -> None:
+    """Let torch use kernels that give the same bits every time, where it has them.
+
+    For the whole process, and to be called before anything ran on a GPU: cuBLAS gets a
+    fixed workspace, cuDNN no choice of algorithms. An operation without a repeatable
+    kernel runs all the same, with a warning that names it: torch says so of ``cumsum``
+    on CUDA, for example, which the state-space layers use.
+
+    Example:
+        >>> import torch
+        >>> prefer_repeatable_kernels()
+        >>> torch.are_deterministic_algorithms_enabled()
+        True
+        >>> torch.use_deterministic_algorithms(False)
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written.
+    memory: Any = torch.utils.deterministic
+    memory.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
 
 
 class RandomMark(NamedTuple):

@@ -41,7 +41,11 @@ from drama_torchrl.record.run_state import ActingState, SamplerState
 from drama_torchrl.record.snapshot import Snapshots, discard_snapshots
 from drama_torchrl.record.stopping import RunStopped, StopSignals
 from drama_torchrl.record.write_errors import Stop, make_write_errors
-from drama_torchrl.seeding import RandomState, seed_everything
+from drama_torchrl.seeding import (
+    RandomState,
+    prefer_repeatable_kernels,
+    seed_everything,
+)
 
 REMEMBERED = [
     "pixels",
@@ -119,6 +123,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Train, score and write everything of one run; return its result."""
     config, resumed = read_arguments(arguments)
     check_environment(config)
+    if config.execution.deterministic:
+        prefer_repeatable_kernels()
     device = make_device(config.execution.device)
     seed_everything(config.seed)
     env = make_env(config, seed=config.seed)
