@@ -87,6 +87,8 @@ def options(run: Path, steps: int) -> list[str]:
     return run_options(
         run,
         "env.max_frames=4000",
+        "env.frame_size=16",
+        "world_model.filters=[4,8,8]",
         f"training.total_steps={steps}",
         "training.random_steps=100",
         "training.steps_per_update=50",

@@ -27,6 +27,8 @@ from drama_torchrl.limits import (
 )
 
 __all__ = [
+    "CHANGES_NO_RESULT",
+    "MAY_CHANGE_ON_RESUME",
     "ActingConfig",
     "BehaviourConfig",
     "DramaConfig",
@@ -38,6 +40,17 @@ __all__ = [
     "TrainingConfig",
     "WorldModelConfig",
 ]
+
+CHANGES_NO_RESULT = (
+    "run_dir",
+    "training.max_minutes",
+    "replay.device",
+    "execution.",
+    "log.",
+)
+"""Options, or groups of them, that change no result of a complete run but rounding."""
+MAY_CHANGE_ON_RESUME = ("run_dir", "training.max_minutes", "evaluation.", "log.")
+"""Options, or groups of them, that a run may go on with other values of."""
 
 
 @dataclass

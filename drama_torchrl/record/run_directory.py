@@ -67,9 +67,7 @@ class RunDirectory:
         # Two runs may have found the directory empty; the second one loses.
         except FileExistsError as error:
             raise _occupied(run.path, "another run") from error
-        # Whoever finds the options finds all of them.
-        with replacing(run.config) as temporary:
-            save_config(config, temporary)
+        run.write_config(config)
         return run
 
     @property
@@ -134,6 +132,15 @@ class RunDirectory:
             seed: the seed that started it.
         """
         Rows(self.episodes, EPISODE_COLUMNS).append([step, return_, length, seed])
+
+    def write_config(self, config: DramaConfig) -> None:
+        """Replace ``config.yaml``; whoever finds it finds all options.
+
+        Args:
+            config: the options that the run has from now on.
+        """
+        with replacing(self.config) as temporary:
+            save_config(config, temporary)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Replace ``result.json``, whole or not at all.

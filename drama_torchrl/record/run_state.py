@@ -167,11 +167,15 @@ class SamplerState:
         self.buffers = buffers
 
     def state_dict(self) -> dict[str, Any]:
-        """Visit counts and newest slots."""
-        numbered = enumerate(self.buffers)
-        return {str(each): buffer.sampler.state_dict() for each, buffer in numbered}
+        """Visit counts and newest slots; what samplers share is there once."""
+        samplers = {buffer.sampler.slots: buffer.sampler for buffer in self.buffers}
+        return {
+            str(each): sampler.state_dict()
+            for each, sampler in enumerate(samplers.values())
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        for each, buffer in enumerate(self.buffers):
-            buffer.sampler.load_state_dict(state_dict[str(each)])
+        samplers = {buffer.sampler.slots: buffer.sampler for buffer in self.buffers}
+        for each, sampler in enumerate(samplers.values()):
+            sampler.load_state_dict(state_dict[str(each)])

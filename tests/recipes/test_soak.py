@@ -43,9 +43,9 @@ def test_what_grows_is_found() -> None:
 @pytest.mark.slow
 def test_three_thousand_steps_leave_nothing_behind(tmp_path: Path) -> None:
     report = tmp_path / "soak.json"
+    arguments = ["--steps", "3000", "--out", str(report)]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.soak", "--steps", "3000"]
-        + ["--out", str(report)],
+        [sys.executable, "-m", "benchmarks.soak", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         capture_output=True,
