@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from drama_torchrl.config import (
     CHANGES_NO_RESULT,
+    MAY_CHANGE_ON_RESUME,
     ConfigError,
     config_from_dict,
     flatten,
+    read_config,
 )
 from drama_torchrl.record.reading import (
     UnusableRunError,
@@ -22,7 +24,7 @@ from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.scores import training_score
 from drama_torchrl.sweep.plan import PlannedRun
 
-__all__ = ["Progress", "is_complete", "move_aside", "read_progress"]
+__all__ = ["Progress", "can_go_on", "is_complete", "move_aside", "read_progress"]
 
 
 class Progress(NamedTuple):
@@ -70,6 +72,23 @@ def is_complete(run: PlannedRun) -> bool:
             f"for {ours[name]!r}); choose another out"
         )
     return True
+
+
+def can_go_on(run: PlannedRun) -> bool:
+    """Whether an earlier attempt was interrupted that had the same options.
+
+    Args:
+        run: a planned run, whose directory need not exist.
+    """
+    if not run.directory.unfinished:
+        return False
+    try:
+        before = read_config(run.directory.config)
+    except ConfigError:
+        return False
+    found, asked = flatten(asdict(before)), flatten(asdict(run.config))
+    fixed = [name for name in asked if not name.startswith(MAY_CHANGE_ON_RESUME)]
+    return all(found[name] == asked[name] for name in fixed)
 
 
 def read_progress(run: RunDirectory) -> Progress:
