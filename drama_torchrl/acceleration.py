@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from tensordict import TensorDictBase
 
-from drama_torchrl.modules.world_model import WorldModel
+from drama_torchrl.updates import BehaviourUpdate, Update, WorldModelUpdate
 
-__all__ = ["CapturedUpdate", "Update", "compile_regions"]
-
-Update = Callable[[TensorDictBase], TensorDictBase]
-"""Takes a batch, changes modules in place, returns detached metrics."""
+__all__ = ["CapturedUpdate", "compile_regions"]
 
 
 class CapturedUpdate:
@@ -87,19 +81,17 @@ class CapturedUpdate:
         return graph, static_batch, metrics
 
 
-def compile_regions(world_model: WorldModel) -> None:
-    """Compile the parts of a world model that hold its arithmetic, in place.
+def compile_regions(update: WorldModelUpdate | BehaviourUpdate) -> None:
+    """Compile the arithmetic of an update, in place.
 
-    Compiling regions instead of the whole update keeps the start-up short; the
-    tensordicts between them cost nothing once a CUDA graph replays the update.
+    Several regions instead of the whole update keep the start-up short and let the
+    update run parts of itself beside each other; what is left between them costs
+    nothing once a CUDA graph replays it. The networks themselves stay as they are:
+    acting, films and evaluation call them with other shapes.
 
     Args:
-        world_model: its encoder, decoder and dynamics are compiled at first use.
+        update: its ``regions`` are compiled, each at its first call.
     """
-    compiled = partial(torch.compile, dynamic=False)
-    dynamics = world_model.dynamics
-    for module in (world_model.encoder, world_model.decoder, dynamics):
-        module.compile(dynamic=False)
-    # Methods other than forward: each instance gets its compiled own.
-    dynamics.step = compiled(dynamics.step)  # type: ignore[method-assign]
-    world_model.predict = compiled(world_model.predict)  # type: ignore[method-assign]
+    for owner, method in update.regions:
+        region = torch.compile(getattr(owner, method), dynamic=False, fullgraph=True)
+        setattr(owner, method, region)

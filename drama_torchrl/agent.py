@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 
+from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.learner import Learner
 from drama_torchrl.modules.world_model import WorldModel
+from drama_torchrl.updates import Update
 
 __all__ = ["Agent"]
 
@@ -37,6 +40,8 @@ class Agent:
     """Takes real windows ``[B, T]``."""
     learn_behaviour: Learner
     """Takes real contexts ``[N, C]``."""
+    learn_together: Update
+    """One update of each, as one."""
     num_actions: int
     """Number A of actions."""
 
@@ -44,6 +49,25 @@ class Agent:
     def device(self) -> torch.device:
         """Where the networks are."""
         return next(self.world_model.parameters()).device
+
+    def learn(
+        self, windows: TensorDictBase, contexts: TensorDictBase
+    ) -> dict[str, TensorDictBase]:
+        """Train the world model and the behaviour by one update each.
+
+        Args:
+            windows: real transitions ``[B, T]`` for the world model.
+            contexts: real transitions ``[N, C]`` to imagine from.
+
+        Returns:
+            The metrics of ``"world_model"`` and ``"behaviour"``; the next call may
+            overwrite them.
+        """
+        batches = TensorDict({"windows": windows, "contexts": contexts})
+        metrics = self.learn_together(batches)
+        for learner in (self.learn_world_model, self.learn_behaviour):
+            learner.schedule.step()
+        return {name: metrics.get(name) for name in ("world_model", "behaviour")}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that trains or normalises."""
@@ -56,3 +80,5 @@ class Agent:
         """Restore what :meth:`state_dict` returned."""
         self.learn_world_model.load_state_dict(state_dict["world_model"])
         self.learn_behaviour.load_state_dict(state_dict["behaviour"])
+        if isinstance(self.learn_together, CapturedUpdate):
+            self.learn_together.forget()

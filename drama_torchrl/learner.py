@@ -8,7 +8,8 @@ import torch
 from tensordict import TensorDictBase
 from torch import nn
 
-from drama_torchrl.acceleration import CapturedUpdate, Update
+from drama_torchrl.acceleration import CapturedUpdate
+from drama_torchrl.updates import Update
 
 __all__ = ["Learner"]
 
@@ -21,6 +22,7 @@ class Learner:
         modules: all parameters, buffers and statistics that it changes.
         optimizer: the optimizer it steps.
         schedule: its learning rate, stepped after each update.
+        run: what calls the update, such as its captured form; the update by default.
 
     Example:
         >>> import torch
@@ -37,15 +39,18 @@ class Learner:
         modules: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
+        *,
+        run: Update | None = None,
     ) -> None:
         self.update = update
+        self.run = update if run is None else run
         self.modules = modules
         self.optimizer = optimizer
         self.schedule = schedule
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """Train on a batch and return metrics; the next call may overwrite them."""
-        metrics = self.update(batch)
+        metrics = self.run(batch)
         self.schedule.step()
         return metrics
 
@@ -62,6 +67,6 @@ class Learner:
         self.modules.load_state_dict(state_dict["modules"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.schedule.load_state_dict(state_dict["schedule"])
-        if isinstance(self.update, CapturedUpdate):
+        if isinstance(self.run, CapturedUpdate):
             # The optimizer's state is new: a recording would go on with the old one.
-            self.update.forget()
+            self.run.forget()

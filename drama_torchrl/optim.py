@@ -1,4 +1,4 @@
-"""LaProp and the one place where gradients are applied."""
+"""LaProp and how gradients are formed and applied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-__all__ = ["LaProp", "apply_gradients", "linear_warmup"]
+__all__ = [
+    "LaProp",
+    "apply_gradients",
+    "clip_and_step",
+    "differentiate",
+    "linear_warmup",
+]
 
 
 class LaProp(torch.optim.Optimizer):
@@ -97,9 +103,38 @@ class LaProp(torch.optim.Optimizer):
         return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        beta1, beta2 = group["betas"]
-        grads = [p.grad for p in params if p.grad is not None]
         steps, means, squares = self._moments(params)
+        grads = [p.grad for p in params if p.grad is not None]
+        self.move(
+            params,
+            grads,
+            means,
+            squares,
+            steps,
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
+
+    @staticmethod
+    def move(
+        params: list[Tensor],
+        grads: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        steps: list[Tensor],
+        *,
+        lr: float | Tensor,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        """Change parameters, moments m and v and step counts t in place.
+
+        Lists of as many tensors each, so that one kernel updates many of them.
+        """
+        beta1, beta2 = betas
         torch._foreach_add_(steps, 1.0)
         # 1 - βᵗ, for each parameter's own t.
         correction1 = torch._foreach_pow(beta1, steps)
@@ -112,14 +147,14 @@ class LaProp(torch.optim.Optimizer):
         torch._foreach_addcmul_(squares, grads, grads, 1.0 - beta2)
         scale = torch._foreach_div(squares, correction2)
         torch._foreach_sqrt_(scale)
-        torch._foreach_add_(scale, group["eps"])
+        torch._foreach_add_(scale, eps)
         normalised = list(torch._foreach_div(grads, list(scale)))
         torch._foreach_lerp_(means, normalised, 1.0 - beta1)
 
         delta = torch._foreach_div(means, correction1)
-        if group["weight_decay"]:
-            torch._foreach_add_(delta, params, alpha=group["weight_decay"])
-        torch._foreach_mul_(delta, group["lr"])
+        if weight_decay:
+            torch._foreach_add_(delta, params, alpha=weight_decay)
+        torch._foreach_mul_(delta, lr)
         torch._foreach_sub_(params, delta)
 
 
@@ -171,9 +206,48 @@ def apply_gradients(
         >>> apply_gradients(losses, optimizer, max_norm=1.0), theta.data
         (tensor(4.), tensor([1.0000]))
     """
+    differentiate(losses, optimizer)
+    return clip_and_step(optimizer, max_norm)
+
+
+def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> None:
+    """Replace the gradients by those of the sum of the losses.
+
+    Args:
+        losses: entries named ``loss_*`` are summed.
+        optimizer: its gradients are forgotten first.
+
+    Example:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = torch.optim.SGD([theta], lr=1.0)
+        >>> differentiate(TensorDict(loss_theta=theta.square().sum()), optimizer)
+        >>> theta.grad
+        tensor([4.])
+    """
     total = sum(value for name, value in losses.items() if name.startswith("loss_"))
     optimizer.zero_grad(set_to_none=True)
     total.backward()
+
+
+def clip_and_step(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """Clip the gradients and step.
+
+    Args:
+        optimizer: all its parameters are clipped together.
+        max_norm: bound of the norm of the gradient.
+
+    Returns:
+        The norm of the gradient before clipping, a scalar tensor.
+
+    Example:
+        >>> import torch
+        >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> theta.grad = torch.tensor([4.0])
+        >>> clip_and_step(torch.optim.SGD([theta], lr=1.0), max_norm=1.0), theta.data
+        (tensor(4.), tensor([1.0000]))
+    """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(params, max_norm, foreach=True)
     optimizer.step()

@@ -244,6 +244,9 @@ class TrainingConfig(Options):
     """Environment steps with random actions before the first update."""
     steps_per_update: int = option(1, at_least(1))
     """Environment steps between updates; world model and behaviour get one each."""
+    updates: str = option("in_turn", one_of("in_turn", "at_once"))
+    """Whether imagination waits for the step's update of the world model. Faster is
+    `at_once`, on a GPU: the updates run beside each other."""
     max_minutes: float = option(0.0, NOT_NEGATIVE)
     """Stop early after this time of training; the result is partial. 0: never."""
 

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
 from torchrl.objectives import TargetNetUpdater
 
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
-from drama_torchrl.modules.mode import training
+from drama_torchrl.modules.mode import evaluating, training
 from drama_torchrl.objectives import (
     ActorLoss,
     CriticLoss,
     LambdaReturns,
     WorldModelLoss,
 )
-from drama_torchrl.optim import apply_gradients
+from drama_torchrl.optim import (
+    LaProp,
+    apply_gradients,
+    clip_and_step,
+    differentiate,
+)
+from drama_torchrl.precision import Precision
+from drama_torchrl.streams import Branch
 
-__all__ = ["BehaviourUpdate", "Precision", "WorldModelUpdate"]
+__all__ = [
+    "BehaviourUpdate",
+    "Update",
+    "UpdatesAtOnce",
+    "UpdatesInTurn",
+    "WorldModelUpdate",
+]
 
-
-class Precision:
-    """bfloat16 autocast on a device type, or none.
-
-    Args:
-        device_type: ``"cuda"`` or ``"cpu"``.
-        enabled: whether matrix products run in bfloat16; parameters stay float32.
-
-    Example:
-        >>> import torch
-        >>> with Precision("cpu", enabled=True)():
-        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
-        torch.bfloat16
-    """
-
-    def __init__(self, device_type: str, *, enabled: bool) -> None:
-        self.device_type = device_type
-        self.enabled = enabled
-
-    def __call__(self) -> AbstractContextManager[None]:
-        """Open a context of this precision.
-
-        The weights cast inside are kept until it closes. One context must not span
-        a pass without gradients and one with them over the same weights: the second
-        would find casts that carry no gradient.
-        """
-        return torch.autocast(
-            self.device_type, dtype=torch.bfloat16, enabled=self.enabled
-        )
+Update = Callable[[TensorDictBase], TensorDictBase]
+"""Takes a batch, changes modules in place, returns detached metrics."""
 
 
 class WorldModelUpdate:
@@ -64,7 +52,7 @@ class WorldModelUpdate:
     def __init__(
         self,
         loss: WorldModelLoss,
-        optimizer: torch.optim.Optimizer,
+        optimizer: LaProp,
         *,
         max_grad_norm: float,
         precision: Precision,
@@ -74,12 +62,27 @@ class WorldModelUpdate:
         self.max_grad_norm = max_grad_norm
         self.precision = precision
 
+    @property
+    def regions(self) -> list[tuple[Any, str]]:
+        """Owners and names of the methods that hold the arithmetic."""
+        methods = ("encode", "reconstruction", "prediction")
+        return [*((self.loss, name) for name in methods), (self.optimizer, "move")]
+
     def __call__(self, batch: TensorDictBase) -> TensorDict:
         """Update on ``batch`` ``[B, T]`` and return detached metrics."""
+        losses = self.differentiate(batch)
+        return losses.set("grad_norm", self.step())
+
+    def differentiate(self, batch: TensorDictBase) -> TensorDict:
+        """Form the gradients of ``batch`` ``[B, T]`` and return detached metrics."""
         with training(self.loss), self.precision():
             losses = self.loss(batch)
-        norm = apply_gradients(losses, self.optimizer, self.max_grad_norm)
-        return losses.detach().set("grad_norm", norm)
+        differentiate(losses, self.optimizer)
+        return losses.detach()
+
+    def step(self) -> Tensor:
+        """Apply the gradients and return their norm."""
+        return clip_and_step(self.optimizer, self.max_grad_norm)
 
 
 class BehaviourUpdate:
@@ -104,7 +107,7 @@ class BehaviourUpdate:
         actor_loss: ActorLoss,
         critic_loss: CriticLoss,
         slow_critic: TargetNetUpdater,
-        optimizer: torch.optim.Optimizer,
+        optimizer: LaProp,
         *,
         horizon: int,
         max_grad_norm: float,
@@ -120,21 +123,111 @@ class BehaviourUpdate:
         self.max_grad_norm = max_grad_norm
         self.precision = precision
 
+    @property
+    def regions(self) -> list[tuple[Any, str]]:
+        """Owners and names of the methods that hold the arithmetic."""
+        return [
+            (self.env, "look"),
+            (self, "act"),
+            (self.env, "advance"),
+            (self.env, "outcomes"),
+            (self, "losses"),
+            (self.optimizer, "move"),
+        ]
+
     def __call__(self, context: TensorDictBase) -> TensorDict:
         """Update from ``context`` ``[N, C]`` and return detached metrics."""
-        with self.precision():
-            rollout = imagine(
-                self.env, self.actor_loss.actor_network, context, self.horizon
-            )
-        with self.precision():
-            rollout = self.returns(rollout)
-        with training(self.actor_loss), self.precision():
-            losses = self.actor_loss(rollout)
-        with self.precision():
-            losses.update(self.critic_loss(rollout))
+        imagining = (self.env.world_model, self.actor_loss)
+        with (
+            evaluating(*imagining),
+            self.precision(),
+            self.precision.rounding(*imagining),
+        ):
+            rollout = imagine(self.env, self.act, context, self.horizon)
+        with training(self.actor_loss):
+            losses = self.losses(rollout)
         norm = apply_gradients(losses, self.optimizer, self.max_grad_norm)
         self.slow_critic.step()
         metrics = losses.detach().set("grad_norm", norm)
         metrics.set("imagined_reward", rollout.get(("next", "reward")).mean())
         ended = rollout.get(("next", "terminated")).float().mean()
         return metrics.set("imagined_termination", ended)
+
+    def act(self, state: TensorDictBase) -> TensorDictBase:
+        """Add an ``"action"`` to imagined states ``[N]``."""
+        return self.actor_loss.actor_network(state.copy())
+
+    def losses(self, rollout: TensorDictBase) -> TensorDict:
+        """Compute the loss terms of imagined rollouts ``[N, H]``."""
+        with self.precision():
+            rollout = self.returns(rollout.copy())
+        with self.precision():
+            losses = self.actor_loss(rollout)
+        with self.precision():
+            losses.update(self.critic_loss(rollout))
+        return losses
+
+
+class UpdatesInTurn:
+    """Train the world model, then the behaviour inside it (Drama algorithm 1).
+
+    Takes ``"windows"`` ``[B, T]`` and ``"contexts"`` ``[N, C]``; returns the metrics
+    of both updates under ``"world_model"`` and ``"behaviour"``.
+
+    Args:
+        world_model: its update.
+        behaviour: its update.
+    """
+
+    def __init__(
+        self, world_model: WorldModelUpdate, behaviour: BehaviourUpdate
+    ) -> None:
+        self.world_model = world_model
+        self.behaviour = behaviour
+
+    def __call__(self, batches: TensorDictBase) -> TensorDict:
+        """Update both and return detached metrics."""
+        world_model = self.world_model(batches["windows"])
+        behaviour = self.behaviour(batches["contexts"])
+        return TensorDict({"world_model": world_model, "behaviour": behaviour})
+
+
+class UpdatesAtOnce(UpdatesInTurn):
+    """Train both beside each other.
+
+    Imagination runs in the world model as it was before this step's update of it: its
+    chain of small kernels fills what the world model's large ones leave idle.
+
+    Args:
+        world_model: its update.
+        behaviour: its update.
+    """
+
+    def __call__(self, batches: TensorDictBase) -> TensorDict:
+        """Update both and return detached metrics."""
+        contexts = batches["contexts"]
+        with (
+            _held_statistics(self.world_model.loss),
+            Branch(contexts.device) as imagining,
+        ):
+            behaviour = self.behaviour(contexts)
+        world_model = self.world_model.differentiate(batches["windows"])
+        imagining.join()
+        world_model.set("grad_norm", self.world_model.step())
+        return TensorDict({"world_model": world_model, "behaviour": behaviour})
+
+
+@contextmanager
+def _held_statistics(module: nn.Module) -> Iterator[None]:
+    """Let normalisation layers read copies of their statistics, not what comes."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    names = ("running_mean", "running_var")
+    places = [(norm._buffers, name) for norm in norms for name in names]
+    statistics = [buffers[name] for buffers, name in places]
+    for (buffers, name), value in zip(places, statistics, strict=True):
+        buffers[name] = None if value is None else value.clone()
+    try:
+        yield
+    finally:
+        for (buffers, name), value in zip(places, statistics, strict=True):
+            buffers[name] = value

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from drama_torchrl.agent import Agent
@@ -61,8 +62,6 @@ def train(
 ) -> Journal:
     """Run the algorithm of the paper for one agent in one environment."""
     replay, contexts = make_replay(config, agent.device)
-    policy = make_policy(config, agent)
-    collector = make_collector(config, env, policy)
     write_errors = make_write_errors(config, run)
     journal = Journal(
         run,
@@ -71,6 +70,19 @@ def train(
         logger=make_logger(config, run.path),
         write_errors=write_errors,
     )
+    metrics: dict[str, TensorDictBase] = {}  # of this step's updates
+
+    def learn() -> None:
+        """Train on the past, on the device, while the environment takes a step."""
+        if config.training.updates_at(journal.steps + 1):
+            windows = replay.sample().to(agent.device)
+            starts = contexts.sample().to(agent.device)
+            # 2. Learn how the world goes; 3. learn how to act in imagination.
+            with snapshots.indivisible():
+                metrics.update(agent.learn(windows, starts))
+
+    policy = make_policy(config, agent, meanwhile=learn)
+    collector = make_collector(config, env, policy)
     snapshots = Snapshots(
         run,
         config,
@@ -89,14 +101,9 @@ def train(
             # 1. Act, and remember the transition.
             replay.extend(transition.select(*REMEMBERED))
             journal.step(step, transition)
-            if config.training.updates_at(step):
-                # 2. Learn how the world goes.
-                model = agent.learn_world_model(replay.sample().to(agent.device))
-                # 3. Learn how to act in imagination.
-                behaviour = agent.learn_behaviour(contexts.sample().to(agent.device))
-                if step % config.log.every < config.training.steps_per_update:
-                    metrics = {"world_model": model, "behaviour": behaviour}
-                    journal.metrics(step, metrics)
+            if metrics and step % config.log.every < config.training.steps_per_update:
+                journal.metrics(step, metrics)
+            metrics.clear()
             if step % config.log.film_every == 0:
                 with write_errors.during("a film"):
                     film(agent, journal, run)
@@ -149,6 +156,7 @@ if __name__ == "__main__":
         print(__doc__, "Options:", *list_options(), sep="\n")
         sys.exit()
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True  # the sizes never change
     try:
         main(sys.argv[1:])
     except RunStopped as stopped:

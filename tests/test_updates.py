@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from drama_torchrl.factories import (
     make_actor,
+    make_agent,
     make_behaviour_learner,
     make_critic,
     make_world_model,
@@ -20,7 +22,8 @@ from drama_torchrl.factories import (
 from drama_torchrl.learner import Learner
 from drama_torchrl.modules import Actor, Critic
 from drama_torchrl.objectives import CriticLoss, WorldModelLoss
-from drama_torchrl.updates import BehaviourUpdate, Precision, WorldModelUpdate
+from drama_torchrl.precision import Precision
+from drama_torchrl.updates import BehaviourUpdate, WorldModelUpdate
 from tests.reference.tiny import ACTIONS, LATENT, WIDTH, real_batch, tiny_config
 
 FAST = ("world_model.warmup_steps=0", "behaviour.warmup_steps=0")
@@ -169,6 +172,51 @@ class TestBehaviourUpdate:
         )
         probabilities = torch.softmax(agent.actor(state)["logits"], -1).mean(0)
         assert probabilities[1] > 0.6
+
+
+class TestBothUpdates:
+    """What a step changes hangs on which update comes first."""
+
+    ORDERS = pytest.mark.parametrize(
+        ("option", "order"),
+        [
+            pytest.param("in_turn", ("world_model", "behaviour"), id="in-turn"),
+            # Imagination must not see the update that runs beside it.
+            pytest.param("at_once", ("behaviour", "world_model"), id="at-once"),
+        ],
+    )
+
+    @ORDERS
+    def test_it_equals_the_two_updates_one_after_the_other(
+        self, option: str, order: tuple[str, str]
+    ) -> None:
+        windows, contexts = real_batch(), real_batch(batch=6, time=4)
+        together, apart = (
+            make_agent(
+                tiny_config(*FAST, f"training.updates={option}"),
+                ACTIONS,
+                torch.device("cpu"),
+            )
+            for _ in "ab"
+        )
+        apart.load_state_dict(together.state_dict())
+        for seed in range(3):
+            torch.manual_seed(seed)
+            metrics = together.learn(windows, contexts)
+            torch.manual_seed(seed)
+            batches = {"world_model": windows, "behaviour": contexts}
+            for name in order:
+                expected = getattr(apart, f"learn_{name}")(batches[name])
+                for key, value in expected.items():
+                    assert torch.equal(metrics[name][key], value), key
+        for name, value in flat(together.state_dict()).items():
+            assert torch.equal(value, flat(apart.state_dict())[name]), name
+
+
+def flat(state: dict[str, Any]) -> dict[str, Tensor]:
+    """All tensors of nested containers, by path."""
+    leaves = torch.utils._pytree.tree_flatten_with_path(state)[0]
+    return {str(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
 
 
 def reward_of_actions(agent: TinyAgent, favourite: int) -> None:

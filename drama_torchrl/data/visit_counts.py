@@ -169,11 +169,12 @@ class VisitCounts(RingCursor):
     def written(self, index: int | Tensor) -> None:
         """Sets the counts of the slots ``index`` back to 0; idempotent."""
         super().written(index)
-        if isinstance(index, Tensor):  # one copy that does not wait for the device
-            index = index.to(self.model.device, non_blocking=True)
         if len(self.model):
-            self.model[index] = 0
-            self.imagination[index] = 0
+            # Assigning a number to indexed slots would wait for the device.
+            slots = torch.as_tensor(index).reshape(-1)
+            slots = slots.to(self.model.device, non_blocking=True)
+            self.model.index_fill_(0, slots, 0)
+            self.imagination.index_fill_(0, slots, 0)
 
     def clear(self) -> None:
         """Sets all counts to 0."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from torch import nn
 from torchrl.data import Composite, OneHot, Unbounded
 from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.envs.model_based import ModelBasedEnvBase
@@ -15,6 +16,8 @@ from drama_torchrl.modules.mode import evaluating
 from drama_torchrl.modules.world_model import WorldModel
 
 __all__ = ["ImaginationEnv", "imagine"]
+
+_STATE = ("latent", "belief")
 
 
 class ImaginationEnv(ModelBasedEnvBase):
@@ -98,63 +101,93 @@ class ImaginationEnv(ModelBasedEnvBase):
                     f"{list(context.shape)}; pass real transitions as "
                     "TensorDict(context=batch, batch_size=[N]) with batch [N, C]."
                 )
-            context, self._recurrent_state = self.world_model.observe(
-                self.world_model.encode(context.copy())
-            )
-            belief = context.get(self.world_model.tensor_keys.next_belief)[:, -1]
-        return self._start(belief, shape)
+            start, self._recurrent_state = self.look(context)
+        return self.full_done_spec.zero(shape).update(start)
 
     def _blank_start(self, shape: torch.Size) -> TensorDictBase:
         self._recurrent_state = self.world_model.initial_state(shape.numel())
         belief = torch.zeros(*shape, self.world_model.belief_dim, device=self.device)
-        return self._start(belief, shape)
-
-    def _start(self, belief: torch.Tensor, shape: torch.Size) -> TensorDictBase:
-        _, latent = self.world_model.sample_latent(self.world_model.prior_head(belief))
-        start = self.full_done_spec.zero(shape)
-        return start.update({"latent": latent, "belief": belief.float()})
+        start = TensorDict({"belief": belief}, batch_size=shape)
+        start.set("latent", self.world_model.draw_prior(belief))
+        return self.full_done_spec.zero(shape).update(start)
 
     @torch.no_grad()
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        state = self._recurrent_state
-        if state is None or state.numel() != max(tensordict.numel(), 1):
+        memory = self._recurrent_state
+        if memory is None or memory.numel() != max(tensordict.numel(), 1):
             raise ValueError(
                 "ImaginationEnv.step continues the last reset: expected batch size "
-                f"{None if state is None else list(state.shape)}, got "
+                f"{None if memory is None else list(memory.shape)}, got "
                 f"{list(tensordict.shape)}; call reset with as many contexts first."
             )
-        # The environment's names are fixed, the model's may have been changed.
-        keys = self.world_model.tensor_keys
-        root = TensorDict(batch_size=state.shape)
-        root.set(keys.latent, tensordict.get("latent").reshape(*state.shape, -1))
-        root.set(keys.action, tensordict.get("action").reshape(*state.shape, -1))
+        state = tensordict.select(*_STATE, "action").reshape(memory.shape)
         with evaluating(self.world_model):
-            root, self._recurrent_state = self.world_model.step(root, state)
-        return TensorDict(
-            {
-                "latent": root.get(keys.next_latent),
-                "belief": root.get(keys.next_belief),
-                "reward": root.get(keys.next_reward),
-                "terminated": root.get(keys.next_terminated),
-            },
-            batch_size=state.shape,
-        ).reshape(tensordict.shape)
+            following, self._recurrent_state = self.advance(state, memory)
+            following.update(self.outcomes(following))
+        return following.reshape(tensordict.shape)
+
+    def look(self, context: TensorDictBase) -> tuple[TensorDictBase, TensorDict]:
+        """Run real transitions ``[N, C]`` through the world model, in its mode.
+
+        Returns:
+            ``"latent"`` and ``"belief"`` of the first imagined state, and the
+            recurrent state, both of batch size ``[N]``.
+        """
+        context = self.world_model.encode(context.copy())
+        beliefs, memory = self.world_model.believe(context)
+        belief = beliefs[:, -1]
+        latent = self.world_model.draw_prior(belief)
+        start = {"latent": latent, "belief": belief.float()}
+        return TensorDict(start, batch_size=context.shape[:1]), memory
+
+    def advance(
+        self, state: TensorDictBase, memory: TensorDict
+    ) -> tuple[TensorDictBase, TensorDict]:
+        """Compute of a step what the next one needs, in the world model's mode.
+
+        Args:
+            state: ``"latent"``, ``"belief"`` and ``"action"``, batch size ``[N]``.
+            memory: the recurrent state before the step.
+
+        Returns:
+            The next ``"latent"`` and ``"belief"``, and the recurrent state after the
+            step.
+        """
+        belief, latent, memory = self.world_model.advance(
+            state.get("latent"), state.get("action"), memory
+        )
+        following = {"latent": latent, "belief": belief}
+        return TensorDict(following, batch_size=state.shape), memory
+
+    def outcomes(self, following: TensorDictBase) -> TensorDictBase:
+        """Predict ``"reward"`` and ``"terminated"`` from next states ``[*]``.
+
+        All steps of a rollout at once: no step waits for those of the one before.
+        """
+        reward, terminated = self.world_model.outcomes(following.get("belief"))
+        outcomes = {"reward": reward, "terminated": terminated}
+        return TensorDict(outcomes, batch_size=following.shape)
 
 
 def imagine(
     env: ImaginationEnv,
-    actor: TensorDictModuleBase,
+    policy: Callable[[TensorDictBase], TensorDictBase],
     context: TensorDictBase,
     horizon: int,
 ) -> TensorDictBase:
-    """Roll the actor out in imagination, from the end of real contexts.
+    """Roll a policy out in imagination, from the end of real contexts.
 
     a_t ~ π(s_t), d_t = f(z_≤t, a_≤t), ẑ_{t+1} ~ p(· | d_t), r̂_t, ê_t from d_t,
     for t = 0 … H-1   (Drama section 2.3)
 
+    The states of ``env.rollout``, each stored once: those at the root and those under
+    ``"next"`` share memory. The recurrent state is not left in the environment, so
+    that several rollouts may run beside each other.
+
     Args:
         env: the imagination.
-        actor: a policy reading ``"latent"`` and ``"belief"``; its actions are drawn.
+        policy: adds ``"action"`` to ``"latent"`` and ``"belief"``; its actions are
+            drawn, and it evaluates if it is a module.
         context: real transitions ``[N, C]``.
         horizon: number H of imagined steps.
 
@@ -176,16 +209,24 @@ def imagine(
         >>> rollout["next", "reward"].shape
         torch.Size([4, 5, 1])
     """
+    modules = [policy] if isinstance(policy, nn.Module) else []
+    steps = []
     with (
         torch.no_grad(),
-        evaluating(actor),
+        evaluating(env.world_model, *modules),
         set_exploration_type(ExplorationType.RANDOM),
     ):
-        start = env.reset(TensorDict(context=context, batch_size=context.shape[:1]))
-        return env.rollout(
-            horizon,
-            actor,
-            auto_reset=False,
-            tensordict=start.exclude("context"),
-            break_when_any_done=False,
-        )
+        state, memory = env.look(context)
+        for _ in range(horizon):
+            step = policy(state)
+            following, memory = env.advance(step, memory)
+            steps.append(step)
+            state = following
+        # Each state is stored once.
+        states = TensorDict.stack([step.select(*_STATE) for step in [*steps, state]], 1)
+        rollout = TensorDict.stack([step.exclude(*_STATE) for step in steps], 1)
+        following = states[:, 1:]
+        outcomes = env.outcomes(following)
+        ended = outcomes.get("terminated")
+        following = following.update(outcomes).set("done", ended)
+        return rollout.update(states[:, :-1]).set("next", following)

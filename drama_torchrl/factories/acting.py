@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchrl.collectors import Collector
 from torchrl.envs import (
     Compose,
@@ -77,9 +79,16 @@ def with_agent_transforms(env: EnvBase, *, frame_size: int) -> EnvBase:
 
 
 def make_policy(
-    config: DramaConfig, agent: Agent, *, batch_size: int = 1
+    config: DramaConfig, agent: Agent, *, batch_size: int = 1, **options: Any
 ) -> PosteriorPolicy | PriorPolicy:
-    """Build the policy of decisions D4 and D5 for ``batch_size`` environments."""
+    """Build the policy of decisions D4 and D5 for ``batch_size`` environments.
+
+    Args:
+        config: which policy, and which memory.
+        agent: what acts.
+        batch_size: number of environments.
+        options: ``meanwhile`` of the policy.
+    """
     memory: Memory
     if config.acting.memory == "carried":
         memory = CarriedMemory(agent.world_model, batch_size)
@@ -88,7 +97,8 @@ def make_policy(
             agent.world_model, batch_size, agent.num_actions, config.acting.window
         )
     policies = {"posterior": PosteriorPolicy, "prior": PriorPolicy}
-    return policies[config.acting.latent](agent.world_model, agent.actor, memory)
+    policy = policies[config.acting.latent]
+    return policy(agent.world_model, agent.actor, memory, **options)
 
 
 def make_collector(

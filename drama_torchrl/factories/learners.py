@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import nn
 from torchrl.objectives import SoftUpdate
 
-from drama_torchrl.acceleration import CapturedUpdate, Update, compile_regions
+from drama_torchrl.acceleration import CapturedUpdate, compile_regions
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.envs import ImaginationEnv
@@ -21,7 +23,14 @@ from drama_torchrl.objectives import (
     WorldModelLoss,
 )
 from drama_torchrl.optim import LaProp, linear_warmup
-from drama_torchrl.updates import BehaviourUpdate, Precision, WorldModelUpdate
+from drama_torchrl.precision import Precision
+from drama_torchrl.updates import (
+    BehaviourUpdate,
+    Update,
+    UpdatesAtOnce,
+    UpdatesInTurn,
+    WorldModelUpdate,
+)
 
 __all__ = [
     "make_agent",
@@ -43,14 +52,22 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
     world_model = make_world_model(config, num_actions).to(device)
     actor = make_actor(config, num_actions).to(device)
     critic = make_critic(config).to(device)
+    learn_world_model = make_world_model_learner(config, world_model)
+    learn_behaviour = make_behaviour_learner(
+        config, world_model, actor, critic, num_actions=num_actions
+    )
+    orders = {"in_turn": UpdatesInTurn, "at_once": UpdatesAtOnce}
+    together = orders[config.training.updates](
+        cast("WorldModelUpdate", learn_world_model.update),
+        cast("BehaviourUpdate", learn_behaviour.update),
+    )
     return Agent(
         world_model=world_model,
         actor=actor,
         critic=critic,
-        learn_world_model=make_world_model_learner(config, world_model),
-        learn_behaviour=make_behaviour_learner(
-            config, world_model, actor, critic, num_actions=num_actions
-        ),
+        learn_world_model=learn_world_model,
+        learn_behaviour=learn_behaviour,
+        learn_together=_capture(together, config, device),
         num_actions=num_actions,
     )
 
@@ -69,16 +86,16 @@ def make_world_model_learner(config: DramaConfig, world_model: WorldModel) -> Le
         world_model, learning_rate=c.learning_rate, weight_decay=c.weight_decay
     )
     device = next(world_model.parameters()).device
-    if config.execution.compile:
-        compile_regions(world_model)
     update = WorldModelUpdate(
         loss.eval(),
         optimizer,
         max_grad_norm=c.max_grad_norm,
         precision=_make_precision(config, device),
     )
+    _compile(update, config)
     schedule = linear_warmup(optimizer, c.warmup_steps)
-    return Learner(_accelerate(update, config, device), loss, optimizer, schedule)
+    run = _capture(update, config, device)
+    return Learner(update, loss, optimizer, schedule, run=run)
 
 
 def make_behaviour_learner(
@@ -112,8 +129,10 @@ def make_behaviour_learner(
         max_grad_norm=c.max_grad_norm,
         precision=_make_precision(config, device),
     )
+    _compile(update, config)
     schedule = linear_warmup(optimizer, c.warmup_steps)
-    return Learner(_accelerate(update, config, device), modules, optimizer, schedule)
+    run = _capture(update, config, device)
+    return Learner(update, modules, optimizer, schedule, run=run)
 
 
 def _make_optimizer(
@@ -130,7 +149,12 @@ def _make_precision(config: DramaConfig, device: torch.device) -> Precision:
     return Precision(device.type, enabled=enabled)
 
 
-def _accelerate(update: Update, config: DramaConfig, device: torch.device) -> Update:
+def _compile(update: WorldModelUpdate | BehaviourUpdate, config: DramaConfig) -> None:
+    if config.execution.compile:
+        compile_regions(update)
+
+
+def _capture(update: Update, config: DramaConfig, device: torch.device) -> Update:
     if config.execution.cudagraphs and device.type == "cuda":
         return CapturedUpdate(update)
     return update

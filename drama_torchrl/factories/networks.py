@@ -8,7 +8,6 @@ from tensordict.nn import (
     ProbabilisticTensorDictSequential,
     TensorDictModule,
 )
-from torchrl.modules import OneHotCategorical
 
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.modules import (
@@ -21,6 +20,7 @@ from drama_torchrl.modules import (
     TerminationHead,
     WorldModel,
 )
+from drama_torchrl.modules.distributions import RacedOneHotCategorical
 
 __all__ = [
     "make_actor",
@@ -88,7 +88,7 @@ def make_actor(
         ProbabilisticTensorDictModule(
             in_keys=["logits"],
             out_keys=["action"],
-            distribution_class=OneHotCategorical,
+            distribution_class=RacedOneHotCategorical,
             distribution_kwargs={"validate_args": False},
             default_interaction_type=InteractionType.RANDOM,
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torchrl.data import (
     ImmutableDatasetWriter,
-    LazyTensorStorage,
     TensorDictReplayBuffer,
 )
 from torchrl.data.replay_buffers import Sampler
@@ -14,6 +13,7 @@ from drama_torchrl.config import DramaConfig
 from drama_torchrl.data import (
     DFSImaginationSampler,
     DFSSampler,
+    UnblockedStorage,
     UniformWindowSampler,
     VisitCounts,
 )
@@ -38,7 +38,7 @@ def make_replay(
     """
     c = config.replay
     where = device if c.device == "auto" else make_device(c.device, "replay.device")
-    storage = LazyTensorStorage(c.capacity, device=where)
+    storage = UnblockedStorage(c.capacity, device=where)
     samplers: tuple[Sampler, Sampler]
     if c.sampling == "dfs":
         counts = VisitCounts()

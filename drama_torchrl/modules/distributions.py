@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torchrl.modules import OneHotCategorical
 from torchrl.objectives import (
     symexp,
     symlog,
@@ -12,6 +15,7 @@ from torchrl.objectives import (
 )
 
 __all__ = [
+    "RacedOneHotCategorical",
     "SymlogTwoHot",
     "categorical_entropy",
     "categorical_kl",
@@ -67,6 +71,25 @@ def sample_one_hot(log_probs: Tensor) -> Tensor:
         race = log_probs - torch.empty_like(log_probs).exponential_().log()
         winner = race.argmax(-1, keepdim=True)
         return torch.zeros_like(log_probs).scatter_(-1, winner, 1.0)
+
+
+class RacedOneHotCategorical(OneHotCategorical):
+    """TorchRL's one-hot categorical, drawn by an exponential race.
+
+    The draws of :func:`sample_one_hot` instead of ``torch.multinomial`` followed by
+    ``one_hot``, which checks its input on the device: a compiler makes one kernel of
+    them together with what comes before.
+
+    Example:
+        >>> import torch
+        >>> RacedOneHotCategorical(logits=torch.tensor([-1e9, 0.0])).sample()
+        tensor([0, 1])
+    """
+
+    def sample(self, sample_shape: Sequence[int] | None = None) -> Tensor:
+        """Draw one-hot int64 samples ``[*sample_shape, ..., M]``."""
+        shape = self._extended_shape(torch.Size(sample_shape or ()))
+        return sample_one_hot(self.logits.expand(*shape, self.num_samples)).long()
 
 
 def straight_through(sample: Tensor, log_probs: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from drama_torchrl.modules.linear import AlignedLinear
 from drama_torchrl.modules.mamba2 import Mamba2
 from drama_torchrl.modules.normalization import RMSNorm
 
@@ -64,7 +65,7 @@ class MambaDynamics(nn.Module):
         super().__init__()
         self.d_model = d_model
         self.stem = nn.Sequential(
-            nn.Linear(latent_dim + num_actions, d_model),
+            AlignedLinear(latent_dim + num_actions, d_model),
             RMSNorm(d_model),
             nn.SiLU(),
             nn.Dropout(dropout),

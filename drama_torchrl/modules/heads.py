@@ -8,18 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from drama_torchrl.modules.distributions import SymlogTwoHot
+from drama_torchrl.modules.linear import AlignedLinear
 from drama_torchrl.modules.normalization import RMSNorm, RunningNorm
 
 __all__ = ["Actor", "Critic", "RewardHead", "TerminationHead", "mlp"]
 
 
-def mlp(in_features: int, units: Sequence[int], out_features: int) -> nn.Sequential:
+def mlp(
+    in_features: int,
+    units: Sequence[int],
+    out_features: int,
+    *,
+    output: type[nn.Linear] = nn.Linear,
+) -> nn.Sequential:
     """Stack linear layers, each but the last followed by RMSNorm and SiLU.
 
     Args:
         in_features: width of the input.
         units: widths of the hidden layers.
         out_features: width of the output.
+        output: class of the last layer.
 
     Returns:
         A module ``[..., in_features] -> [..., out_features]``.
@@ -32,7 +40,7 @@ def mlp(in_features: int, units: Sequence[int], out_features: int) -> nn.Sequent
     for width in units:
         layers += [nn.Linear(in_features, width), RMSNorm(width), nn.SiLU()]
         in_features = width
-    return nn.Sequential(*layers, nn.Linear(in_features, out_features))
+    return nn.Sequential(*layers, output(in_features, out_features))
 
 
 def _orthogonal_init(net: nn.Sequential, hidden_gain: float, last_gain: float) -> None:
@@ -75,7 +83,7 @@ class RewardHead(nn.Module):
         bin_limit: float = 20.0,
     ) -> None:
         super().__init__()
-        self.net = mlp(belief_dim, units, num_bins)
+        self.net = mlp(belief_dim, units, num_bins, output=AlignedLinear)
         self.two_hot = SymlogTwoHot(num_bins, bin_limit)
 
     def forward(self, belief: Tensor) -> Tensor:
@@ -187,7 +195,8 @@ class Critic(nn.Module):
         bin_limit: float = 20.0,
     ) -> None:
         super().__init__()
-        self.net = mlp(latent_dim + belief_dim, units, num_bins)
+        width = latent_dim + belief_dim
+        self.net = mlp(width, units, num_bins, output=AlignedLinear)
         self.two_hot = SymlogTwoHot(num_bins, bin_limit)
         _orthogonal_init(self.net, 2.0**0.5, 1e-3)
 

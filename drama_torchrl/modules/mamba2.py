@@ -32,7 +32,7 @@ class Mamba2(nn.Module):
     The recurrent state is a TensorDict of batch size [B] with the keys
 
     - ``"conv"`` [B, DI + 2 S, d_conv - 1]: the last inputs of the convolution, oldest
-      first, in the parameters' dtype;
+      first, in the dtype of the projection that made them: bfloat16 under autocast;
     - ``"ssm"`` [B, NH, P, S]: h, float32 also under autocast.
 
     Passed states are never written to.
@@ -202,7 +202,8 @@ class Mamba2(nn.Module):
         self._check_state(state, x.shape[0])
         z, conv_input, dt = self._project(x)
         (weight, bias), past = self._conv_parameters(), state["conv"]
-        window = torch.cat([past, conv_input.to(past.dtype).unsqueeze(-1)], dim=-1)
+        past = past.to(conv_input.dtype)
+        window = torch.cat([past, conv_input.unsqueeze(-1)], dim=-1)
         convolved = F.silu((window * weight).sum(-1) + bias)
         inputs, B, C = self._split_heads(convolved.to(z.dtype))
         y, ssm = ssd_step(inputs, dt, self._decay_rates(), B, C, state["ssm"])
@@ -227,12 +228,12 @@ class Mamba2(nn.Module):
         convolution is slow, and episode starts are masks on its terms.
         """
         weight, bias = self._conv_parameters()
-        length, before = inputs.shape[1], self.d_conv - 1
+        length, before, dtype = inputs.shape[1], self.d_conv - 1, inputs.dtype
         inputs = inputs.to(weight.dtype)
         if past is None:
             window = F.pad(inputs, (0, 0, before, 0))
         else:
-            window = torch.cat([past.transpose(1, 2), inputs], dim=1)
+            window = torch.cat([past.to(weight.dtype).transpose(1, 2), inputs], dim=1)
         recent = window[:, length:]
         if is_init is not None:
             episode = F.pad(is_init.cumsum(1), (before, 0)).unsqueeze(-1)
@@ -244,7 +245,7 @@ class Mamba2(nn.Module):
             if is_init is not None:
                 tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
             total = total + tapped * weight[:, tap]
-        return F.silu(total), recent.transpose(1, 2).contiguous()
+        return F.silu(total), recent.transpose(1, 2).to(dtype).contiguous()
 
     def _conv_parameters(self) -> tuple[Tensor, Tensor]:
         """Give the kernel [C, d_conv] and the bias [C]."""

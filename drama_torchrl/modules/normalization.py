@@ -64,7 +64,8 @@ class RunningNorm(nn.Module):
         self.eps = eps
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("var", torch.ones(num_features))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        # An integer: inductor loses changes of a 0-dim float64 buffer (torch 2.13).
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def _update(self, x: Tensor) -> None:

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import drama_torchrl.modules.space_to_depth as s2d
+from drama_torchrl.kernels.conv_silu import conv_silu
+from drama_torchrl.kernels.frame_blocks import frames_to_blocks
 from drama_torchrl.modules.initialisation import truncated_normal_init_
 
 __all__ = [
@@ -114,15 +116,44 @@ class PixelEncoder(nn.Module):
     def encode_by_blocks(self, frames: Tensor) -> Tensor:
         """Encodes ``[N, 3, F, F]`` frames with the first two layers on their blocks."""
         first, second, *inner = _layers(self.convs, self.norms)
-        # Scaling the weights spares a pass over the frames, and their rounding.
-        unit = 1.0 / WHITE if frames.dtype == torch.uint8 else 1.0
-        x = s2d.frame_blocks(frames, _compute_dtype(self.linear.weight))
-        x = _run(first, x, lambda x, w, bias: s2d.conv_on_blocks(x, w * unit, bias))
-        x = _run(second, x, s2d.strided_conv_on_blocks)
+        x = frames_to_blocks(frames, _compute_dtype(self.linear.weight))
+        unit = _unit(frames)
+        if self._fuses(x):
+            x = self.encode_twice_fused(x, unit)
+        else:
+            x = _run(first, x, lambda x, w, bias: s2d.conv_on_blocks(x, w * unit, bias))
+            x = _run(second, x, s2d.strided_conv_on_blocks)
         halve = partial(F.conv2d, stride=2, padding=first[0].padding)
         for layer in inner:
             x = _run(layer, x, halve)
         return self.linear(x.flatten(1))
+
+    def encode_twice_fused(self, blocks: Tensor, unit: float) -> Tensor:
+        """Runs evaluation's first two layers on blocks of frames, each as one kernel.
+
+        Args:
+            blocks: ``[N, 16, F/2, F/2]``, of ``frames_to_blocks``.
+            unit: what 1 in a frame stands for.
+
+        Returns:
+            ``[N, filters[1], F/2, F/2]``.
+        """
+        first, second, *_ = _layers(self.convs, self.norms)
+        weight, shift = _folded(*first)
+        x = conv_silu(blocks, s2d.blocks_kernel(weight * unit), shift.repeat(4))
+        weight, shift = _folded(*second)
+        return conv_silu(x, s2d.strided_blocks_kernel(weight), shift)
+
+    def _fuses(self, blocks: Tensor) -> bool:
+        first, second = _layers(self.convs, self.norms)[:2]
+        return (
+            blocks.is_cuda
+            and blocks.dtype in (torch.bfloat16, torch.float16)
+            and first[0].kernel_size == (5, 5)
+            and first[0].out_channels % 4 == 0
+            and not (first[1].training or second[1].training)
+            and not torch.is_grad_enabled()
+        )
 
 
 class PixelDecoder(nn.Module):
@@ -205,7 +236,9 @@ class PixelDecoder(nn.Module):
     def decode_by_blocks(self, latent: Tensor) -> Tensor:
         """Decodes ``[N, in_features]`` latents, the last two layers on their blocks."""
         x = self.linear(latent).unflatten(1, self.map_shape)
-        x = F.silu(self.linear_norm(x.contiguous(memory_format=torch.channels_last)))
+        x = x.contiguous(memory_format=torch.channels_last)
+        norm = self.linear_norm
+        x = s2d.pooled_batch_norm_silu(x, norm) if norm.training else F.silu(norm(x))
         half = self.to_pixels.weight.shape[-1] // 2
         double = partial(F.conv_transpose2d, stride=2, padding=half, output_padding=1)
         *inner, last = _layers(self.convs, self.norms)
@@ -220,12 +253,23 @@ def _run(layer: _Layer, x: Tensor, convolve: _Convolve) -> Tensor:
     """SiLU(BatchNorm(convolve(x))); in evaluation BatchNorm costs no pass over x."""
     conv, norm = layer
     if norm.training:
-        return F.silu(s2d.pooled_batch_norm(convolve(x, conv.weight, None), norm))
+        return s2d.pooled_batch_norm_silu(convolve(x, conv.weight, None), norm)
+    return F.silu(convolve(x, *_folded(conv, norm)))
+
+
+def _folded(
+    conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d
+) -> tuple[Tensor, Tensor]:
+    """The weight and bias that do evaluation's BatchNorm together with the layer."""
     mean, variance = cast("list[Tensor]", [norm.running_mean, norm.running_var])
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    shift = norm.bias - mean * scale
     per_kernel = scale[:, None, None] if conv.transposed else scale[:, None, None, None]
-    return F.silu(convolve(x, conv.weight * per_kernel, shift))
+    return conv.weight * per_kernel, norm.bias - mean * scale
+
+
+def _unit(frames: Tensor) -> float:
+    """Scaling the weights spares a pass over the frames, and their rounding."""
+    return 1.0 / WHITE if frames.dtype == torch.uint8 else 1.0
 
 
 def _layers(convs: nn.ModuleList, norms: nn.ModuleList) -> list[_Layer]:

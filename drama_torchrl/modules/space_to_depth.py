@@ -16,14 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drama_torchrl.kernels.batch_norm_silu import batch_norm_silu
+
 __all__ = [
     "CHANNEL_ALIGNMENT",
+    "blocks_kernel",
     "conv_on_blocks",
     "conv_transpose_on_blocks",
     "depth_to_space",
-    "frame_blocks",
-    "pooled_batch_norm",
+    "pooled_batch_norm_silu",
     "space_to_depth",
+    "strided_blocks_kernel",
     "strided_conv_on_blocks",
     "strided_conv_transpose_to_blocks",
 ]
@@ -97,26 +100,6 @@ def depth_to_space(x: Tensor, block: int = 2) -> Tensor:
     return x.reshape(*lead, channels, rows * block, columns * block)
 
 
-def frame_blocks(frames: Tensor, dtype: torch.dtype) -> Tensor:
-    """Reads frames once, in their own dtype, into the blocks the first layer wants.
-
-    Args:
-        frames: ``[N, 3, F, F]``, uint8 or floating point; values are not scaled.
-        dtype: what the convolution computes in. bf16 holds 0 … 255 without rounding.
-
-    Returns:
-        ``[N, 16, F/2, F/2]``: 12 channels and 4 of zeros, channels last in memory.
-
-    Example:
-        >>> import torch
-        >>> frame_blocks(torch.zeros(2, 3, 64, 64), torch.bfloat16).shape
-        torch.Size([2, 16, 32, 32])
-    """
-    blocks = space_to_depth(frames).movedim(-3, -1)  # [N, F/2, F/2, 12]
-    padded = F.pad(blocks, (0, -blocks.shape[-1] % CHANNEL_ALIGNMENT))
-    return padded.to(dtype).movedim(-1, -3)
-
-
 def _tap_blocks(weight: Tensor) -> Tensor:
     """Spreads the taps of a "same" cross-correlation [O, C, k, k] over blocks.
 
@@ -161,8 +144,43 @@ def conv_on_blocks(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         >>> torch.allclose(y, torch.conv2d(x, weight, padding=2), atol=1e-5)
         True
     """
-    kernel = _tap_blocks(weight).flatten(3, 5).flatten(0, 2)
-    return _correlate(x, kernel, None if bias is None else bias.repeat(4))
+    return _correlate(
+        x, blocks_kernel(weight), None if bias is None else bias.repeat(4)
+    )
+
+
+def blocks_kernel(weight: Tensor) -> Tensor:
+    """Spreads the kernel of a stride-1 "same" ``conv2d`` from blocks to blocks.
+
+    Args:
+        weight: ``[O, C, k, k]`` as in :class:`torch.nn.Conv2d`, k odd.
+
+    Returns:
+        ``[4·O, 4·C, j, j]``, where j = 3 for k = 5.
+
+    Example:
+        >>> import torch
+        >>> blocks_kernel(torch.rand(16, 3, 5, 5)).shape
+        torch.Size([64, 12, 3, 3])
+    """
+    return _tap_blocks(weight).flatten(3, 5).flatten(0, 2)
+
+
+def strided_blocks_kernel(weight: Tensor) -> Tensor:
+    """Spreads the kernel of a stride-2 "same" ``conv2d`` from blocks to a map.
+
+    Args:
+        weight: ``[O, C, k, k]`` as in :class:`torch.nn.Conv2d`, k odd.
+
+    Returns:
+        ``[O, 4·C, j, j]``, where j = 3 for k = 5.
+
+    Example:
+        >>> import torch
+        >>> strided_blocks_kernel(torch.rand(32, 16, 5, 5)).shape
+        torch.Size([32, 64, 3, 3])
+    """
+    return _tap_blocks(weight)[0, 0].flatten(1, 3)
 
 
 def strided_conv_on_blocks(
@@ -184,7 +202,7 @@ def strided_conv_on_blocks(
         >>> strided_conv_on_blocks(torch.rand(2, 64, 8, 8), weight).shape
         torch.Size([2, 32, 8, 8])
     """
-    return _correlate(x, _tap_blocks(weight)[0, 0].flatten(1, 3), bias)
+    return _correlate(x, strided_blocks_kernel(weight), bias)
 
 
 def strided_conv_transpose_to_blocks(
@@ -231,32 +249,51 @@ def conv_transpose_on_blocks(
         >>> conv_transpose_on_blocks(x, weight).shape
         torch.Size([2, 12, 8, 8])
     """
-    kernel = (
-        _tap_blocks(weight.transpose(0, 1).flip(-1, -2)).flatten(3, 5).flatten(0, 2)
-    )
+    kernel = blocks_kernel(weight.transpose(0, 1).flip(-1, -2))
     depth, missing = kernel.shape[0], -kernel.shape[0] % CHANNEL_ALIGNMENT
     kernel = F.pad(kernel, (0, 0, 0, 0, 0, 0, 0, missing))
     bias = None if bias is None else F.pad(bias.repeat(4), (0, missing))
     return _correlate(x, kernel, bias)[:, :depth]
 
 
-def pooled_batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """Applies a map's BatchNorm to the map's blocks, statistics pooled over positions.
+def pooled_batch_norm_silu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Applies a map's training-mode BatchNorm and SiLU to the map's blocks.
+
+    Statistics are pooled over the sub-positions.
 
     Args:
         x: blocks ``[N, P·C, h, w]`` with P sub-positions (a map itself has P = 1).
         norm: the layer of the C channels; updates its statistics as from the map.
 
     Returns:
-        ``[N, P·C, h, w]``, the blocks of ``norm(map)``.
+        ``[N, P·C, h, w]``, the blocks of ``silu(norm(map))``.
 
     Example:
         >>> import torch
-        >>> pooled_batch_norm(torch.rand(2, 12, 8, 8), torch.nn.BatchNorm2d(3)).shape
+        >>> norm = torch.nn.BatchNorm2d(3)
+        >>> pooled_batch_norm_silu(torch.rand(2, 12, 8, 8), norm).shape
         torch.Size([2, 12, 8, 8])
     """
+    mean, variance, steps = (
+        norm.running_mean,
+        norm.running_var,
+        norm.num_batches_tracked,
+    )
+    assert mean is not None
+    assert variance is not None
+    assert steps is not None
+    assert norm.momentum is not None
+    steps.add_(1)
     frames, depth, rows, columns = x.shape
-    # Views, where x is channels last: [N, h, w, P·C] is [N, h, w·P, C].
-    pooled = x.movedim(1, 3).reshape(frames, rows, -1, norm.num_features)
-    y = norm(pooled.movedim(3, 1)).movedim(1, 3)
+    # Views, where x is channels last: [N, h, w, P·C] is [N·h·w·P, C].
+    samples = x.movedim(1, 3).reshape(-1, norm.num_features)
+    y = batch_norm_silu(
+        samples,
+        norm.weight,
+        norm.bias,
+        mean,
+        variance,
+        momentum=norm.momentum,
+        eps=norm.eps,
+    )
     return y.reshape(frames, rows, columns, depth).movedim(3, 1)

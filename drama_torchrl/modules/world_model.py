@@ -177,10 +177,29 @@ class WorldModel(TensorDictModuleBase):
         tensordict.set(keys.posterior_logits, logits)
         return tensordict.set(keys.latent, latent)
 
+    def believe(
+        self, tensordict: TensorDictBase, state: TensorDict | None = None
+    ) -> tuple[Tensor, TensorDict]:
+        """Run ``"latent"`` and ``"action"`` ``[B, T]`` through time in parallel.
+
+        Args:
+            tensordict: batch size ``[B, T]``.
+            state: recurrent state before the sequence; empty past by default.
+
+        Returns:
+            Beliefs ``[B, T, D]`` and the recurrent state after the sequence.
+        """
+        keys = self.tensor_keys
+        is_init = None
+        if self.reset_at_episode_start:
+            is_init = tensordict[keys.is_init].squeeze(-1)
+        latent, action = tensordict[keys.latent], tensordict[keys.action]
+        return self.dynamics(latent, action, state, is_init=is_init)
+
     def observe(
         self, tensordict: TensorDictBase, state: TensorDict | None = None
     ) -> tuple[TensorDictBase, TensorDict]:
-        """Run ``"latent"`` and ``"action"`` ``[B, T]`` through time in parallel.
+        """Predict what follows each ``"latent"`` and ``"action"`` ``[B, T]``.
 
         Writes ``("next", "belief")`` and what is predicted from it:
         ``("next", "prior_logits")``, ``("next", "reward_logits")`` and
@@ -194,15 +213,7 @@ class WorldModel(TensorDictModuleBase):
             The tensordict and the recurrent state after the sequence.
         """
         keys = self.tensor_keys
-        is_init = None
-        if self.reset_at_episode_start:
-            is_init = tensordict[keys.is_init].squeeze(-1)
-        belief, state = self.dynamics(
-            tensordict[keys.latent],
-            tensordict[keys.action],
-            state,
-            is_init=is_init,
-        )
+        belief, state = self.believe(tensordict, state)
         prior_logits = self.prior_head(belief).unflatten(
             -1, (self.num_categoricals, self.num_classes)
         )
@@ -229,27 +240,45 @@ class WorldModel(TensorDictModuleBase):
             The tensordict and the recurrent state after the step.
         """
         keys = self.tensor_keys
-        belief, state = self.dynamics.step(
+        belief, latent, state = self.advance(
             tensordict[keys.latent], tensordict[keys.action], state
         )
-        latent, reward, terminated = self.predict(belief)
+        reward, terminated = self.outcomes(belief)
         tensordict.set(keys.next_belief, belief)
         tensordict.set(keys.next_latent, latent)
         tensordict.set(keys.next_reward, reward)
         tensordict.set(keys.next_terminated, terminated)
         return tensordict, state
 
-    def predict(self, belief: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw and decode what follows beliefs ``[B, D]``.
+    def advance(
+        self, latent: Tensor, action: Tensor, state: TensorDict
+    ) -> tuple[Tensor, Tensor, TensorDict]:
+        """Compute of a step what the next one needs.
+
+        Args:
+            latent: ``[B, K·M]``.
+            action: one-hot, ``[B, A]``.
+            state: recurrent state before the step.
 
         Returns:
-            Latents ``[B, K·M]`` drawn from the prior, expected rewards ``[B, 1]`` and
-            predicted terminations ``[B, 1]``.
+            The belief ``[B, D]``, a latent ``[B, K·M]`` drawn from its prior and the
+            recurrent state after the step.
         """
-        _, latent = self.sample_latent(self.prior_head(belief))
+        belief, state = self.dynamics.step(latent, action, state)
+        return belief, self.draw_prior(belief), state
+
+    def draw_prior(self, belief: Tensor) -> Tensor:
+        """Draw latents ``[*, K·M]`` from the prior after beliefs ``[*, D]``."""
+        return self.sample_latent(self.prior_head(belief))[1]
+
+    def outcomes(self, belief: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict what actions caused, from beliefs ``[*, D]`` that include them.
+
+        Returns:
+            Expected rewards ``[*, 1]`` and predicted terminations ``[*, 1]``.
+        """
         reward = self.reward_head.decode(self.reward_head(belief))
-        terminated = self.termination_head.decode(self.termination_head(belief))
-        return latent, reward, terminated
+        return reward, self.termination_head.decode(self.termination_head(belief))
 
     def decode(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write ``"reco_pixels"`` ``[*, 3, F, F]`` in [0, 1] from ``"latent"``."""

@@ -14,6 +14,7 @@ from torchrl.objectives import LossModule
 
 from drama_torchrl.modules.distributions import categorical_entropy, categorical_kl
 from drama_torchrl.modules.world_model import WorldModel
+from drama_torchrl.streams import Branch
 
 __all__ = ["WorldModelLoss", "reconstruction_error"]
 
@@ -137,15 +138,34 @@ class WorldModelLoss(LossModule):
                 "a prior is compared with the frame after it; got batch size "
                 f"{list(tensordict.shape)}."
             )
+        out = self.encode(tensordict.select(*self.in_keys))
+        # Frames are drawn from latents alone: beside the sequence model, not after it.
+        with Branch(out.device) as drawing:
+            losses = self.reconstruction(out)
+        losses.update(self.prediction(out))
+        drawing.join()
+        return losses
+
+    def encode(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Add posteriors and latents to real sequences ``[B, T]``."""
+        return self.world_model.encode(tensordict.copy())
+
+    def reconstruction(self, tensordict: TensorDictBase) -> TensorDict:
+        """Compute the term that needs latents and frames alone."""
         keys = self.world_model.tensor_keys
-        out = self.world_model(tensordict.select(*self.world_model.in_keys))
+        drawn = self.world_model.decode(tensordict.select(keys.latent))
+        error = reconstruction_error(
+            drawn.get(keys.reco_pixels), tensordict[keys.pixels]
+        )
+        return TensorDict({"loss_reconstruction": error.mean()})
+
+    def prediction(self, tensordict: TensorDictBase) -> TensorDict:
+        """Compute the terms of what follows from latents and actions."""
+        model, keys = self.world_model, self.world_model.tensor_keys
+        out, _ = model.observe(tensordict.copy())
         reward = tensordict[self.tensor_keys.reward]
         terminated = tensordict[self.tensor_keys.terminated]
-
-        reconstruction = reconstruction_error(
-            out.get(keys.reco_pixels), tensordict[keys.pixels]
-        )
-        two_hot = self.world_model.reward_head.two_hot
+        two_hot = model.reward_head.two_hot
         reward_logits = out.get(keys.next_reward_logits)
         reward_loss = two_hot.cross_entropy(reward_logits, reward)
         termination_loss = F.binary_cross_entropy_with_logits(
@@ -162,7 +182,6 @@ class WorldModelLoss(LossModule):
             prior_entropy = categorical_entropy(prior).mean()
         return TensorDict(
             {
-                "loss_reconstruction": reconstruction.mean(),
                 "loss_reward": reward_loss.mean(),
                 "loss_termination": termination_loss,
                 "loss_dynamics": self.dynamics_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -18,8 +19,39 @@ from drama_torchrl.policies.memory import Memory
 __all__ = ["PosteriorPolicy", "PriorPolicy"]
 
 
+def _nothing() -> None:
+    """Do nothing while the environment steps."""
+
+
+class _Arriving:
+    """A tensor on its way to another device, behind which more can be queued."""
+
+    def __init__(self, value: Tensor, device: torch.device) -> None:
+        from_gpu = value.is_cuda and device.type == "cpu"
+        # Only page-locked memory is copied to without the host's help.
+        self._value = (
+            torch.empty_like(value, device=device, pin_memory=True).copy_(
+                value, non_blocking=True
+            )
+            if from_gpu
+            else value.to(device)
+        )
+        self._copied = torch.cuda.Event() if from_gpu else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def wait(self) -> Tensor:
+        """Wait for it: the one point of a step at which the host waits for a GPU."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._value
+
+
 class _ActingPolicy(TensorDictModuleBase):
     """Reads ``"pixels"`` and ``"is_init"``, writes ``"action"``, remembers both.
+
+    Once an action is on its way to the host, ``meanwhile`` is called: what it queues
+    on the device runs while the environment steps, and the next action waits for it.
 
     The memory stays inside, and the policy itself moves the frame to its device and
     the action back: carried in the tensordict, the memory would cross between the
@@ -30,12 +62,18 @@ class _ActingPolicy(TensorDictModuleBase):
     out_keys: ClassVar[list[NestedKey]] = ["action"]
 
     def __init__(
-        self, world_model: WorldModel, actor: TensorDictModuleBase, memory: Memory
+        self,
+        world_model: WorldModel,
+        actor: TensorDictModuleBase,
+        memory: Memory,
+        *,
+        meanwhile: Callable[[], None] = _nothing,
     ) -> None:
         super().__init__()
         self.world_model = world_model
         self.actor = actor
         self.memory = memory
+        self.meanwhile = meanwhile
 
     def _act(self, latent: Tensor, belief: Tensor) -> Tensor:
         state = TensorDict(
@@ -57,9 +95,11 @@ class _ActingPolicy(TensorDictModuleBase):
             _, latent = self.world_model.sample_latent(self.world_model.encoder(frames))
             action = self._choose(latent, starts)
             self.memory.remember(latent, action.to(latent.dtype))
-        # The one point of an environment step at which the host waits for the device.
-        action = action.bool().to(pixels.device).reshape(*tensordict.shape, -1)
-        return tensordict.set("action", action)
+        arriving = _Arriving(action.bool(), pixels.device)
+        with torch.enable_grad():
+            self.meanwhile()
+        action = arriving.wait()
+        return tensordict.set("action", action.reshape(*tensordict.shape, -1))
 
 
 class PosteriorPolicy(_ActingPolicy):
@@ -72,6 +112,8 @@ class PosteriorPolicy(_ActingPolicy):
         actor: policy over ``"latent"`` and ``"belief"``; the exploration type
             decides whether its actions are drawn or the most likely ones.
         memory: what is remembered of the episode.
+        meanwhile: called when an action has been chosen, before the environment takes
+            it; in it, gradients are on.
 
     Example:
         >>> import torch
@@ -104,6 +146,8 @@ class PriorPolicy(_ActingPolicy):
         world_model: encodes frames and predicts the prior.
         actor: policy over ``"latent"`` and ``"belief"``.
         memory: what is remembered of the episode.
+        meanwhile: called when an action has been chosen, before the environment takes
+            it; in it, gradients are on.
 
     Example:
         >>> import torch

@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,6 +85,7 @@ class Snapshots:
         self.keep = keep
         self.saved: int | None = None
         self._marks: dict[str, Mark] = {}
+        self._torn = ""
 
     def save(self, step: int) -> None:
         """Write a checkpoint, unless that of this step is there already.
@@ -111,9 +113,10 @@ class Snapshots:
     def guard(self, transitions: Iterable[_T]) -> Iterator[_T]:
         """Pass transitions on; if one fails to come, save the run as it was before it.
 
-        The environment or the policy may have broken in the middle of a step. What
-        that step has changed already is not saved: the run goes on from the last whole
-        step.
+        The environment may have broken in the middle of a step. What the step has
+        changed of the acting and of random states is not saved: the run goes on from
+        the last whole step. An update that was made while the environment stepped
+        stays; the step will make it again.
 
         Args:
             transitions: of the collector, one environment step each.
@@ -142,15 +145,26 @@ class Snapshots:
     def _save_before_error(self) -> str:
         """Save the last whole step; say what became of it."""
         step = self.journal.steps
-        go_on = how_to_go_on(self.run.path)
         try:
-            if step:  # else nothing has happened yet
+            if step and not self._torn:  # at 0 nothing has happened yet
                 self.save(step)
         # Whatever broke may keep the state from being read, too.
         except Exception as problem:
+            self._torn = f"cannot be saved: {problem}"
+        go_on = how_to_go_on(self.run.path)
+        if self._torn:
             kept = self.run.checkpoint_steps()[-1:] or "none"
-            return f"No checkpoint of step {step} ({problem}), older: {kept}; {go_on}"
+            return f"Step {step} {self._torn}; last checkpoint: {kept}; {go_on}"
         return f"The run is saved as it was after step {step}; {go_on}"
+
+    @contextmanager
+    def indivisible(self) -> Iterator[None]:
+        """Change the agent; if the block breaks, what it leaves is never saved."""
+        try:
+            yield
+        except BaseException:
+            self._torn = "broke in the middle of an update"
+            raise
 
     def _write(self, step: int, folder: Path) -> None:
         folder.mkdir(parents=True)

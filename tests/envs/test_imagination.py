@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
+from torch import Tensor
 from torchrl.envs import ExplorationType, check_env_specs, set_exploration_type
 
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
@@ -168,9 +169,36 @@ class TestRollout:
         self, env: ImaginationEnv, actor: ProbabilisticTensorDictSequential
     ) -> None:
         rollout = imagine(env, actor, context(), HORIZON)
-        state = {"latent", "belief", "done", "terminated"}
+        state = {"latent", "belief"}
         assert set(rollout.keys()) == {*state, "action", "logits", "next"}
-        assert set(rollout["next"].keys()) == {*state, "reward"}
+        flags = {"done", "terminated"}
+        assert set(rollout["next"].keys()) == {*state, *flags, "reward"}
+
+    def test_it_equals_the_rollout_of_the_environment(
+        self, env: ImaginationEnv, actor: ProbabilisticTensorDictSequential
+    ) -> None:
+        contexts = context()
+        torch.manual_seed(1)
+        rollout = imagine(env, actor, contexts, HORIZON)
+        torch.manual_seed(1)
+        with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+            expected = env.rollout(
+                HORIZON,
+                actor,
+                auto_reset=False,
+                tensordict=env.reset(TensorDict(context=contexts, batch_size=[N])),
+                break_when_any_done=False,
+            )
+        for key in rollout.keys(include_nested=True, leaves_only=True):
+            assert torch.equal(rollout[key], expected[key]), key
+
+    def test_each_state_is_stored_once(
+        self, env: ImaginationEnv, actor: ProbabilisticTensorDictSequential
+    ) -> None:
+        rollout = imagine(env, actor, context(), HORIZON)
+        for key in ("latent", "belief"):
+            rollout[key][:, 1] = -7.0
+            assert (rollout["next", key][:, 0] == -7.0).all()
 
     @pytest.mark.parametrize("logit", [-9.0, 9.0], ids=["never", "always"])
     def test_every_rollout_is_of_full_length_whatever_ends(
@@ -351,17 +379,17 @@ class TestAutocast:
         world_model: WorldModel,
         actor: ProbabilisticTensorDictSequential,
     ) -> None:
-        states: list[TensorDictBase] = []
-        step = world_model.step
+        states: list[TensorDict] = []
+        advance = world_model.advance
 
         def recorded(
-            root: TensorDictBase, state: TensorDict
-        ) -> tuple[TensorDictBase, TensorDict]:
-            root, state = step(root, state)
+            latent: Tensor, action: Tensor, state: TensorDict
+        ) -> tuple[Tensor, Tensor, TensorDict]:
+            belief, latent, state = advance(latent, action, state)
             states.append(state)
-            return root, state
+            return belief, latent, state
 
-        world_model.step = recorded  # type: ignore[assignment]
+        world_model.advance = recorded  # type: ignore[method-assign]
         with torch.autocast("cpu", torch.bfloat16):
             rollout = imagine(env, actor, context(), 3)
         assert len(states) == 3

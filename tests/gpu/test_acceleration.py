@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 
 from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import load_config
+from drama_torchrl.data import UnblockedStorage
 from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent
 
@@ -42,24 +43,83 @@ def test_a_replay_reads_the_new_batch() -> None:
         )
 
 
-def losses(learner: object, batch: TensorDictBase, name: str) -> list[float]:
-    return [learner(batch)[name].item() for _ in range(24)]  # type: ignore[operator]
+@pytest.mark.parametrize("updates", ["in_turn", "at_once"])
+@pytest.mark.parametrize(
+    ("fast", "autocast"),
+    [
+        ("execution.cudagraphs=true", "true"),
+        ("execution.cudagraphs=true", "false"),
+        pytest.param("execution.compile=true", "true", marks=pytest.mark.slow),
+    ],
+    ids=["graphs-bf16", "graphs-fp32", "compile+graphs-bf16"],
+)
+def test_speed_changes_no_losses(fast: str, autocast: str, updates: str) -> None:
+    common = (f"execution.autocast={autocast}", f"training.updates={updates}")
+    plain = ("execution.cudagraphs=false", "execution.compile=false")
+    curves = [
+        both_losses(*agent_and_batches(*options, *common))
+        for options in ((fast,), plain)
+    ]
+    for name in ("loss_reconstruction", "loss_critic"):
+        quick, slow = (curve[name] for curve in curves)
+        assert quick == pytest.approx(slow, rel=0.02)
+    start, *_, end = curves[0]["loss_reconstruction"]
+    assert end < 0.98 * start
 
 
-@pytest.mark.parametrize("autocast", ["true", "false"])
-def test_graphs_change_nothing_but_the_speed(autocast: str) -> None:
-    curves = {}
-    for graphs in ("true", "false"):
-        agent, batch, context = agent_and_batches(
-            f"execution.cudagraphs={graphs}", f"execution.autocast={autocast}"
-        )
-        curves[graphs] = (
-            losses(agent.learn_world_model, batch, "loss_reconstruction"),
-            losses(agent.learn_behaviour, context, "loss_critic"),
-        )
-    for captured, plain in zip(curves["true"], curves["false"], strict=True):
-        assert captured == pytest.approx(plain, rel=0.02)
-    assert curves["true"][0][-1] < 0.98 * curves["true"][0][0]
+def both_losses(
+    agent: Agent, windows: TensorDict, contexts: TensorDict
+) -> dict[str, list[float]]:
+    losses: dict[str, list[float]] = {"loss_reconstruction": [], "loss_critic": []}
+    for _ in range(24):
+        metrics = agent.learn(windows, contexts)
+        for values in metrics.values():
+            for name in losses.keys() & set(values.keys()):
+                losses[name].append(values[name].item())
+    return losses
+
+
+@pytest.mark.parametrize("updates", ["in_turn", "at_once"])
+def test_a_step_waits_for_nothing(updates: str) -> None:
+    agent, windows, contexts = agent_and_batches(f"training.updates={updates}")
+    for _ in range(6):
+        agent.learn(windows, contexts)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        agent.learn(windows, contexts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_busy_device_delays_no_write_to_the_replay() -> None:
+    def records(value: int) -> TensorDict:
+        return TensorDict(x=torch.full((1, 4096), value), batch_size=[1])
+
+    storage = UnblockedStorage(8, device=DEVICE)
+    storage.set(torch.tensor([0]), records(1))
+    storage.get(torch.tensor([0], device=DEVICE))
+    torch.cuda.synchronize()
+    busy = torch.cuda.Event()
+    torch.cuda._sleep(2_000_000_000)  # about a second
+    busy.record()
+    storage.set(torch.tensor([0]), records(2))
+    assert not busy.query()
+    # What is queued after the write sees it.
+    assert (storage.get(torch.tensor([0], device=DEVICE))["x"] == 2).all()
+    assert busy.query()
+
+
+def test_a_write_waits_for_the_reads_before_it() -> None:
+    storage = UnblockedStorage(8, device=DEVICE)
+    old, new = (
+        TensorDict(x=torch.full((1, 4096), value), batch_size=[1]) for value in (1, 2)
+    )
+    storage.set(torch.tensor([0]), old)
+    index = torch.tensor([0], device=DEVICE)
+    torch.cuda._sleep(500_000_000)
+    seen = storage.get(index)["x"]
+    storage.set(torch.tensor([0]), new)
+    assert (seen == 1).all()
 
 
 def test_the_warm_up_reaches_a_captured_update() -> None:

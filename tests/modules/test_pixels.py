@@ -12,7 +12,9 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from drama_torchrl.kernels.frame_blocks import frames_to_blocks
 from drama_torchrl.modules.initialisation import truncated_normal_init_
 from drama_torchrl.modules.pixels import PixelDecoder, PixelEncoder
 
@@ -147,15 +149,39 @@ def test_encoder_reads_frames_of_any_memory_layout() -> None:
     assert torch.equal(encoder(frames), encoder(channels_last))
 
 
-def test_evaluation_makes_no_pass_for_batch_norm() -> None:
-    encoder = PixelEncoder(**SMALL)
-    calls: list[nn.Module] = []
-    for norm in encoder.norms:
-        norm.register_forward_hook(lambda layer, *_: calls.append(layer))
-    encoder(make_frames(2))
-    assert len(calls) == 3
-    encoder.eval()(make_frames(2))
-    assert len(calls) == 3
+class BatchNormPasses(TorchDispatchMode):
+    """Counts how often a batch norm is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += "batch_norm" in func.__name__
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("training", "passes"), [(True, 3), (False, 0)])
+def test_evaluation_makes_no_pass_for_batch_norm(training: bool, passes: int) -> None:
+    encoder = PixelEncoder(**SMALL).train(training)
+    with torch.no_grad(), BatchNormPasses() as normed:
+        encoder(make_frames(2))
+    assert normed.count == passes
+
+
+def test_the_two_fused_layers_equal_two_ordinary_ones() -> None:
+    encoder = with_random_norms(PixelEncoder()).eval()
+    assert isinstance(encoder, PixelEncoder)
+    frames = make_frames(2, size=64)
+    expected = frames / 255.0
+    for conv, norm in list(zip(encoder.convs, encoder.norms, strict=True))[:2]:
+        expected = nn.functional.silu(norm(conv(expected)))
+    with torch.no_grad():
+        blocks = frames_to_blocks(frames, torch.float32)
+        actual = encoder.encode_twice_fused(blocks, 1 / 255)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def record_map_sizes(layers: nn.ModuleList) -> list[tuple[int, ...]]:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drama_torchrl.kernels.frame_blocks import frames_to_blocks
 from drama_torchrl.modules.space_to_depth import (
     conv_on_blocks,
     conv_transpose_on_blocks,
     depth_to_space,
-    frame_blocks,
-    pooled_batch_norm,
+    pooled_batch_norm_silu,
     space_to_depth,
     strided_conv_on_blocks,
     strided_conv_transpose_to_blocks,
@@ -130,14 +130,14 @@ def test_middle_tap_returns_the_map() -> None:
 def test_convolution_ignores_the_zero_channels_of_frame_blocks() -> None:
     frames, weight = torch.rand(2, 3, 8, 8), torch.randn(4, 3, 5, 5)
     torch.testing.assert_close(
-        conv_on_blocks(frame_blocks(frames, torch.float32), weight),
+        conv_on_blocks(frames_to_blocks(frames, torch.float32), weight),
         conv_on_blocks(space_to_depth(frames), weight),
     )
 
 
 def test_frame_blocks_hold_every_byte_exactly_in_bf16() -> None:
     frames = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
-    blocks = frame_blocks(frames, torch.bfloat16)
+    blocks = frames_to_blocks(frames, torch.bfloat16)
     assert blocks.dtype == torch.bfloat16
     assert blocks.shape == (1, 16, 8, 8)
     assert torch.equal(depth_to_space(blocks[:, :12]).to(torch.uint8), frames)
@@ -154,15 +154,13 @@ def make_norm(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_pooled_batch_norm_equals_batch_norm_of_the_map(training: bool) -> None:
-    on_map = make_norm(3).train(training)
-    on_blocks = nn.BatchNorm2d(3).double().train(training)
+def test_pooled_batch_norm_equals_batch_norm_of_the_map() -> None:
+    on_map, on_blocks = make_norm(3), nn.BatchNorm2d(3).double()
     on_blocks.load_state_dict(on_map.state_dict())
     x = torch.randn(4, 3, 6, 10, dtype=torch.float64, requires_grad=True)
 
-    expected = on_map(x)
-    actual = depth_to_space(pooled_batch_norm(space_to_depth(x), on_blocks))
+    expected = F.silu(on_map(x))
+    actual = depth_to_space(pooled_batch_norm_silu(space_to_depth(x), on_blocks))
 
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(on_blocks.state_dict(), on_map.state_dict())
@@ -175,12 +173,9 @@ def test_pooled_batch_norm_equals_batch_norm_of_the_map(training: bool) -> None:
     )
 
 
-def test_pooled_batch_norm_hands_the_layer_a_view() -> None:
-    norm, addresses = nn.BatchNorm2d(16), list[int]()
-    norm.register_forward_pre_hook(lambda _, args: addresses.append(args[0].data_ptr()))
+def test_pooled_batch_norm_keeps_the_memory_format() -> None:
     blocks = conv_on_blocks(torch.rand(2, 12, 8, 8), torch.rand(16, 3, 5, 5))
-    normed = pooled_batch_norm(blocks, norm)
-    assert addresses == [blocks.data_ptr()]
+    normed = pooled_batch_norm_silu(blocks, nn.BatchNorm2d(16))
     assert normed.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -54,10 +54,24 @@ class GivenPredictions(WorldModel):
         }
         self.answers = nn.ParameterDict(defaults | answers)
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        for name, answer in self.answers.items():
-            tensordict.set(getattr(self.tensor_keys, name), 1 * answer)
+    def answer(self, tensordict: TensorDictBase, *names: str) -> TensorDictBase:
+        for name in names:
+            tensordict.set(getattr(self.tensor_keys, name), 1 * self.answers[name])
         return tensordict
+
+    def encode(self, tensordict: TensorDictBase) -> TensorDictBase:
+        tensordict.set("latent", torch.zeros(*tensordict.shape, 2))
+        return self.answer(tensordict, "posterior_logits")
+
+    def observe(
+        self, tensordict: TensorDictBase, state: TensorDict | None = None
+    ) -> tuple[TensorDictBase, TensorDict]:
+        predicted = ("prior_logits", "reward_logits", "terminated_logits")
+        names = [f"next_{name}" for name in predicted]
+        return self.answer(tensordict, *names), TensorDict(batch_size=[1])
+
+    def decode(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return self.answer(tensordict, "reco_pixels")
 
 
 def facts(**changes: Tensor) -> TensorDict:

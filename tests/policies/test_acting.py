@@ -275,3 +275,28 @@ class TestBatches:
         for t in range(3):
             step = policy(episode()[0, t].clone())
             assert step["action"].shape == (ACTIONS,)
+
+
+def test_what_runs_meanwhile_comes_after_the_choice_and_may_learn(
+    world_model: WorldModel, actor: Actor
+) -> None:
+    calls: list[tuple[float, bool]] = []
+    memory = CarriedMemory(world_model, 2)
+
+    def meanwhile() -> None:
+        # The action is in the memory already: the choice has been made.
+        calls.append((memory.belief.abs().sum().item(), torch.is_grad_enabled()))
+        with torch.no_grad():
+            actor.get_parameter("module.0.module.net.6.bias")[2] = 1e3
+
+    policy = PosteriorPolicy(world_model, actor, memory, meanwhile=meanwhile)
+    frames = episode(steps=2)
+    first, second = (
+        policy(frames[:, t].clone())["action"].int().argmax(-1).tolist()
+        for t in range(2)
+    )
+    assert len(calls) == 2
+    assert calls[0][0] > 0
+    assert all(may_learn for _, may_learn in calls)
+    assert second == [2, 2]
+    assert first != [2, 2]

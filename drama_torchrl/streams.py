@@ -1,0 +1,63 @@
+"""Work on a CUDA device beside other work."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import torch
+
+__all__ = ["Branch"]
+
+
+class Branch:
+    """Queue the kernels of a block beside those that follow it.
+
+    The block starts after everything queued before it; :meth:`join` makes what comes
+    then wait for it. Both hold for the backward pass too, which runs on the streams
+    of the forward pass, and both are recorded by CUDA graphs. Small kernels that
+    leave most of the device idle cost next to nothing beside large ones.
+
+    On other devices the block runs where it stands.
+
+    Args:
+        device: where the block computes.
+
+    Example:
+        >>> import torch
+        >>> x = torch.ones(3)
+        >>> with Branch(x.device) as branch:
+        ...     total = x.sum()
+        >>> largest = x.max()
+        >>> branch.join()
+        >>> total + largest
+        tensor(4.)
+    """
+
+    def __init__(self, device: torch.device | None) -> None:
+        self._main: torch.cuda.Stream | None = None
+        if device is not None and device.type == "cuda":
+            self._main = torch.cuda.current_stream(device)
+            self._side = torch.cuda.Stream(device)
+
+    def __enter__(self) -> Self:
+        """Fork."""
+        if self._main is not None:
+            self._side.wait_stream(self._main)
+            torch.cuda.set_stream(self._side)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Go on where the block began, without waiting."""
+        if self._main is not None:
+            torch.cuda.set_stream(self._main)
+
+    def join(self) -> None:
+        """Let what is queued from now on wait for the block."""
+        if self._main is not None:
+            self._main.wait_stream(self._side)
