@@ -43,13 +43,20 @@ __all__ = [
 
 CHANGES_NO_RESULT = (
     "run_dir",
+    "training.max_lost_updates",
     "training.max_minutes",
     "replay.device",
     "execution.",
     "log.",
 )
 """Options, or groups of them, that change no result of a complete run but rounding."""
-MAY_CHANGE_ON_RESUME = ("run_dir", "training.max_minutes", "evaluation.", "log.")
+MAY_CHANGE_ON_RESUME = (
+    "run_dir",
+    "training.max_lost_updates",
+    "training.max_minutes",
+    "evaluation.",
+    "log.",
+)
 """Options, or groups of them, that a run may go on with other values of."""
 
 
@@ -247,6 +254,9 @@ class TrainingConfig(Options):
     updates: str = option("in_turn", one_of("in_turn", "at_once"))
     """Whether imagination waits for the step's update of the world model. Faster is
     `at_once`, on a GPU: the updates run beside each other."""
+    max_lost_updates: int = option(10, at_least(1))
+    """Updates in a row with a loss or gradient that is not finite, none of which is
+    applied, after which the run stops; looked at every `log.every` steps."""
     max_minutes: float = option(0.0, NOT_NEGATIVE)
     """Stop early after this time of training; the result is partial. 0: never."""
 

@@ -33,6 +33,7 @@ from drama_torchrl.factories import (
     make_policy,
     make_replay,
 )
+from drama_torchrl.record.divergence import stop_if_diverged
 from drama_torchrl.record.film_files import write_film
 from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.result import score_run
@@ -62,6 +63,7 @@ def train(
 ) -> Journal:
     """Run the algorithm of the paper for one agent in one environment."""
     replay, contexts = make_replay(config, agent.device)
+    limit = config.training.max_lost_updates
     write_errors = make_write_errors(config, run)
     journal = Journal(
         run,
@@ -70,13 +72,15 @@ def train(
         logger=make_logger(config, run.path),
         write_errors=write_errors,
     )
-    metrics: dict[str, TensorDictBase] = {}  # of this step's updates
+    batches: dict[str, TensorDictBase] = {}  # of this step's updates
+    metrics: dict[str, TensorDictBase] = {}
 
     def learn() -> None:
         """Train on the past, on the device, while the environment takes a step."""
         if config.training.updates_at(journal.steps + 1):
             windows = replay.sample().to(agent.device)
             starts = contexts.sample().to(agent.device)
+            batches.update(windows=windows, contexts=starts)
             # 2. Learn how the world goes; 3. learn how to act in imagination.
             with snapshots.indivisible():
                 metrics.update(agent.learn(windows, starts))
@@ -102,8 +106,10 @@ def train(
             replay.extend(transition.select(*REMEMBERED))
             journal.step(step, transition)
             if metrics and step % config.log.every < config.training.steps_per_update:
-                journal.metrics(step, metrics)
+                row = journal.metrics(step, metrics)
+                stop_if_diverged(run, step, row, batches, limit=limit)
             metrics.clear()
+            batches.clear()
             if step % config.log.film_every == 0:
                 with write_errors.during("a film"):
                     film(agent, journal, run)

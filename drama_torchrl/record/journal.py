@@ -45,7 +45,8 @@ class Journal:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = RunDirectory.create(f"{folder}/run", load_config("quick"))
         ...     with Journal(run, total_steps=10, progress=False) as journal:
-        ...         journal.metrics(5, {"model": TensorDict(loss=torch.tensor(0.5))})
+        ...         loss = TensorDict(loss=torch.tensor(0.5))
+        ...         row = journal.metrics(5, {"model": loss})
         ...     print(run.metrics.read_text().split(",minutes")[0])
         step,model/loss
     """
@@ -111,8 +112,10 @@ class Journal:
         """Minutes since the journal was opened."""
         return (time.monotonic() - self._started) / 60
 
-    def metrics(self, step: int, metrics: Mapping[str, TensorDictBase]) -> None:
-        """Write a row of ``group/name`` columns; here alone metrics reach the host."""
+    def metrics(
+        self, step: int, metrics: Mapping[str, TensorDictBase]
+    ) -> dict[str, float]:
+        """Write and return a row of ``group/name``; here alone they reach the host."""
         named = {
             f"{group}/{name}": value
             for group, values in metrics.items()
@@ -127,6 +130,7 @@ class Journal:
         for logger in self._loggers:
             for name, value in row.items():
                 logger.log_scalar(name, value, step)
+        return row
 
     def state_dict(self) -> dict[str, Any]:
         """Where the files stand, which are on disk then, and what films need.
