@@ -88,6 +88,8 @@ def test_the_run_goes_on_from_the_last_whole_step_as_if_nothing_had_happened(
         (BreakAfter(1), 24),  # again, at once
         (BreakBefore(7), 30),
         (BreakAtReset(1), 39),
+        # In the episode that the run ends in: what is remembered then goes back to it.
+        (BreakAfter(4), 42),
     ]
     for transform, last in breaks:
         with pytest.raises(BrokenError, match="the emulator is gone") as caught:
