@@ -1,93 +1,224 @@
-"""Milliseconds of a training step: world model, behaviour, and both.
+"""Milliseconds of a training step: world model, imagination, actor-critic, all.
 
-    python benchmarks/bench_step.py --preset xs --modes eager graphs compile+graphs
+    python -m benchmarks.bench_step --modes eager graphs compile compile+graphs
 
-Batches are made of random frames, of the preset's sizes; the replay buffer and the
-environment are not part of it. Times are medians over steps that follow the warm-up.
+Each mode first has to agree with plain eager updates: ``benchmarks/agreement.py`` says
+what is compared, in float32, and how closely. A mode that does not is not timed, and
+the exit code is 1. Then a fresh agent of the configured precision is timed on batches
+of random frames that are on the device already; neither the environment nor the replay
+buffer is part of it. Times are medians after a burn-in.
+
+- ``step`` is ``agent.learn``, what the recipe calls; memory is of it alone;
+- ``world_model`` and ``behaviour`` are the agent's two learners, each by itself;
+- ``actor_critic`` is the behaviour of a second agent whose update is given one kept
+  rollout instead of imagining a new one;
+- ``imagination`` is what that saves: a difference of two medians.
+
+Beside them stand the floors of ``benchmarks/floor.py``, in milliseconds by the rates
+that this machine reaches. Compilation takes minutes, for the check and again for the
+times: the modes that compile are not among the defaults.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDictBase
 
-from drama_torchrl.config import load_config
+from benchmarks.agreement import compare_traces, trace_updates
+from benchmarks.floor import step_floor
+from benchmarks.harness import (
+    add_common_arguments,
+    describe_failure,
+    time_calls,
+    watch_memory,
+    write_report,
+)
+from benchmarks.roofline import floor_ms, measure_peaks
+from benchmarks.substitution import substituted
+from drama_torchrl.config import DramaConfig, load_config
+from drama_torchrl.envs.imagination import imagine
 from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent, make_device
-from drama_torchrl.learner import Learner
-from drama_torchrl.record import provenance
 
 MODES = {
-    "eager": ["execution.cudagraphs=false", "execution.compile=false"],
-    "compile": ["execution.cudagraphs=false", "execution.compile=true"],
-    "graphs": ["execution.cudagraphs=true", "execution.compile=false"],
-    "compile+graphs": ["execution.cudagraphs=true", "execution.compile=true"],
+    "eager": ("execution.cudagraphs=false", "execution.compile=false"),
+    "graphs": ("execution.cudagraphs=true", "execution.compile=false"),
+    "compile": ("execution.cudagraphs=false", "execution.compile=true"),
+    "compile+graphs": ("execution.cudagraphs=true", "execution.compile=true"),
 }
 NUM_ACTIONS = 18
+BURN_IN = 8
+Measure = Callable[[Callable[[], object]], dict[str, float]]
+_SMOKE = (
+    "env.frame_size=16",
+    "replay.model_batch=2",
+    "replay.model_window=8",
+    "replay.imagination_batch=8",
+    "replay.imagination_window=4",
+    "world_model.filters=[4,8,8]",
+    "world_model.d_model=32",
+    "world_model.head_dim=16",
+    "behaviour.horizon=3",
+)
 
 
-def milliseconds(learner: Learner, batch: TensorDict, repeats: int) -> float:
-    """Median time of one call, synchronised with the device around it."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        learner(batch)
-        if batch.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
-def bench(mode: str, args: argparse.Namespace) -> dict[str, float]:
-    """Build a fresh agent in a mode and time it."""
-    config = load_config(args.preset, [*MODES[mode], *args.overrides])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check and time the modes asked for, write one JSON; return the exit code."""
+    args = parse(arguments)
     device = make_device(args.device)
+    reference = trace_updates(
+        args.preset, [*args.overrides, *MODES["eager"]], NUM_ACTIONS, device
+    )
+    report: dict[str, Any] = {"num_actions": NUM_ACTIONS, "modes": {}}
+    report |= floors(load_config(args.preset, args.overrides), device)
+    for mode in args.modes:
+        overrides = [*args.overrides, *MODES[mode]]
+        row: dict[str, Any] = {}
+        report["modes"][mode] = row
+        try:
+            found = trace_updates(args.preset, overrides, NUM_ACTIONS, device)
+            row["agreement"] = compare_traces(found, reference)
+            torch.compiler.reset()
+            if row["agreement"]["agrees"]:
+                config = load_config(args.preset, overrides)
+                row |= bench(config, device, args.repeats, args.budget)
+        except Exception as error:  # the other modes are still worth their numbers
+            row["failure"] = describe_failure(error)
+        torch.compiler.reset()
+        print(mode, json.dumps(row), flush=True)
+        write_report("bench_step", args, report, device)
+    return 0 if all("parts" in row for row in report["modes"].values()) else 1
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_arguments(parser)
+    parser.add_argument("--preset", default="xs")
+    parser.add_argument(
+        "--modes", nargs="+", choices=MODES, help="default: eager and, on a GPU, graphs"
+    )
+    parser.add_argument("--repeats", type=int, default=30, help="timed calls a part")
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds a part")
+    parser.add_argument(
+        "--set", dest="overrides", nargs="+", default=[], metavar="OPTION=VALUE"
+    )
+    args = parser.parse_args(arguments)
+    if args.smoke:
+        args.preset, args.device, args.repeats, args.budget = "quick", "cpu", 3, 0.1
+        args.overrides = [*_SMOKE, *args.overrides]
+    on_gpu = make_device(args.device).type == "cuda"
+    args.modes = args.modes or (["eager", "graphs"] if on_gpu else ["eager"])
+    return args
+
+
+def floors(config: DramaConfig, device: torch.device) -> dict[str, Any]:
+    """Compute FLOP, bytes and the least milliseconds of each part on this machine."""
+    agent = make_agent(config, NUM_ACTIONS, device)
+    parameters = {
+        name: sum(p.numel() for p in learner.modules.parameters() if p.requires_grad)
+        for name, learner in (
+            ("world_model", agent.learn_world_model),
+            ("behaviour", agent.learn_behaviour),
+        )
+    }
+    halves = config.execution.autocast and device.type == "cuda"
+    works = step_floor(
+        config, NUM_ACTIONS, parameters=parameters, width=2 if halves else 4
+    )
+    peaks = measure_peaks(device)
+    floor = {
+        part: asdict(work) | {"ms": floor_ms(work, peaks)}
+        for part, work in works.items()
+    }
+    return {"parameters": parameters, "peaks": peaks, "floor": floor}
+
+
+def bench(
+    config: DramaConfig, device: torch.device, repeats: int, budget_s: float
+) -> dict[str, Any]:
+    """Build fresh agents of a configuration and time their parts."""
+
+    measure: Measure = partial(
+        time_calls, device=device, burn_in=2, repeats=repeats, budget_s=budget_s
+    )
     torch.manual_seed(0)
     start = time.perf_counter()
-    agent = make_agent(config, NUM_ACTIONS, device)
-    batch, context = random_batches(config, NUM_ACTIONS, device)
-    for _ in range(args.warmup):
-        model_metrics = agent.learn_world_model(batch)
-        behaviour_metrics = agent.learn_behaviour(context)
-    result = {
-        "startup_s": time.perf_counter() - start,
-        "world_model_ms": milliseconds(agent.learn_world_model, batch, args.repeats),
-        "behaviour_ms": milliseconds(agent.learn_behaviour, context, args.repeats),
-    }
-    result["step_ms"] = result["world_model_ms"] + result["behaviour_ms"]
-    result["loss_reconstruction"] = model_metrics["loss_reconstruction"].item()
-    result["loss_critic"] = behaviour_metrics["loss_critic"].item()
+    with watch_memory(device) as memory:
+        agent = make_agent(config, NUM_ACTIONS, device)
+        batch, context = random_batches(config, NUM_ACTIONS, device)
+        step = partial(agent.learn, batch, context)
+        repeat(step, device)
+        startup = time.perf_counter() - start
+        parts = {"step": measure(step)}
+    # What follows captures graphs that training does not have.
+    for name, call in (
+        ("world_model", partial(agent.learn_world_model, batch)),
+        ("behaviour", partial(agent.learn_behaviour, context)),
+    ):
+        repeat(call, device)
+        parts[name] = measure(call)
+    torch.compiler.reset()  # one agent's regions do not count against another's
+    parts["actor_critic"] = bench_actor_critic(config, device, measure)
+    saved = parts["behaviour"]["median_ms"] - parts["actor_critic"]["median_ms"]
+    parts["imagination"] = {"median_ms": saved}
+    return {"startup_s": startup, "memory": memory, "parts": parts}
+
+
+def repeat(call: Callable[[], object], device: torch.device) -> None:
+    """Call often enough for an update to have been recorded as a CUDA graph."""
+    for _ in range(BURN_IN):
+        call()
     if device.type == "cuda":
-        result["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        torch.cuda.reset_peak_memory_stats()
-    return result
+        torch.cuda.synchronize()
 
 
-def main() -> None:
-    """Time the modes asked for and write one JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="xs")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--modes", nargs="+", default=["eager"], choices=MODES)
-    parser.add_argument("--warmup", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("overrides", nargs="*", default=[])
-    args = parser.parse_args()
-    report = {"preset": args.preset, "provenance": provenance(), "modes": {}}
-    for mode in args.modes:
-        report["modes"][mode] = bench(mode, args)
-        torch.compiler.reset()
-        print(mode, json.dumps(report["modes"][mode]), flush=True)
-        if args.out:
-            args.out.write_text(json.dumps(report, indent=2) + "\n")
+def bench_actor_critic(
+    config: DramaConfig, device: torch.device, measure: Measure
+) -> dict[str, float]:
+    """Time an update of the behaviour that imagines at its first call only."""
+    kept = KeptRollouts()
+    with substituted(imagine, kept):
+        torch.manual_seed(0)
+        agent = make_agent(config, NUM_ACTIONS, device)
+        _, context = random_batches(config, NUM_ACTIONS, device)
+        agent.learn_behaviour(context)
+        kept.recording = False
+        update = partial(agent.learn_behaviour, context)
+        repeat(update, device)
+        return measure(update)
+
+
+class KeptRollouts:
+    """Stands for ``imagine``: keeps what it imagines, then returns that in turn."""
+
+    def __init__(self) -> None:
+        self.recording = True
+        self._kept: list[TensorDictBase] = []
+        self._calls = 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> TensorDictBase:
+        """Imagine while recording, else repeat."""
+        if self.recording:
+            self._kept.append(imagine(*arguments, **named))
+            return self._kept[-1].copy()
+        self._calls += 1
+        return self._kept[(self._calls - 1) % len(self._kept)].copy()
 
 
 if __name__ == "__main__":
-    main()
+    # As the recipe does.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    sys.exit(main())

@@ -41,7 +41,8 @@ class CapturedUpdate:
         self.update = update
         self.warmup = warmup
         self.calls = 0
-        self._stream = torch.cuda.Stream()
+        # Before branches of no priority, which large kernels run on.
+        self._stream = torch.cuda.Stream(priority=-1)
         self._recording: (
             tuple[torch.cuda.CUDAGraph, TensorDictBase, TensorDictBase] | None
         ) = None

@@ -128,18 +128,24 @@ class WorldModelConfig(Options):
     """Classes M of each of them. Section 2.2.1."""
     unimix: float = option(0.01, BELOW_ONE)
     """Share of the uniform distribution in every categorical. DreamerV3."""
+    dynamics: str = option("mamba2", one_of("mamba2", "mamba", "gru", "transformer"))
+    """Layers of the sequence model. Sections 3.2.2 and 3.2.3."""
     d_model: int = option(512, at_least(1))
     """Width D of the dynamics and of the belief. Table 6."""
     num_layers: int = option(2, at_least(1))
-    """Mamba-2 layers. Table 6."""
+    """Layers of the dynamics. Table 6."""
     d_state: int = option(16, at_least(1))
-    """Size S of the state-space state. Table 6."""
+    """Size S of the state of `mamba2` and `mamba`. Table 6."""
     head_dim: int = option(128, at_least(1))
-    """Width P of one head. Table 6."""
+    """Width P of one head of `mamba2`. Table 6."""
     expand: int = option(2, at_least(1))
-    """Inner width of a layer over `d_model`. Mamba-2, arXiv:2405.21060."""
+    """Inner width of `mamba2` and `mamba` over `d_model`. Mamba-2, arXiv:2405.21060."""
     d_conv: int = option(4, at_least(2))
-    """Steps that a layer's causal convolution sees. Mamba-2, arXiv:2405.21060."""
+    """Steps that their causal convolution sees. Mamba-2, arXiv:2405.21060."""
+    attention_heads: int = option(8, at_least(1))
+    """Heads of `transformer`. STORM, arXiv:2310.09615."""
+    attention_window: int = option(64, at_least(1))
+    """Steps that `transformer` sees, the current one included. STORM."""
     dropout: float = option(0.1, BELOW_ONE)
     """Dropout after the stem and on each residual branch. Table 6."""
     head_units: int = option(256, at_least(1))
@@ -166,11 +172,18 @@ class WorldModelConfig(Options):
     """Gradient norm above which gradients are scaled down."""
 
     def __post_init__(self) -> None:
-        """Checks that the heads divide the inner width."""
+        """Checks that the heads of the chosen dynamics divide its width."""
         super().__post_init__()
-        divides = self.inner_width % self.head_dim == 0
-        inner = f"d_model*expand={self.d_model}*{self.expand}={self.inner_width}"
-        expect(divides, "world_model.head_dim", f"a divisor of {inner}", self.head_dim)
+        if self.dynamics == "mamba2":
+            divides = self.inner_width % self.head_dim == 0
+            inner = f"d_model*expand={self.d_model}*{self.expand}={self.inner_width}"
+            expected = f"a divisor of {inner}"
+            expect(divides, "world_model.head_dim", expected, self.head_dim)
+        if self.dynamics == "transformer":
+            divides = self.d_model % (2 * self.attention_heads) == 0
+            expected = f"a divisor of d_model/2={self.d_model}/2"
+            name = "world_model.attention_heads"
+            expect(divides, name, expected, self.attention_heads)
 
     @property
     def latent_dim(self) -> int:

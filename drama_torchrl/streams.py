@@ -18,10 +18,14 @@ class Branch:
     of the forward pass, and both are recorded by CUDA graphs. Small kernels that
     leave most of the device idle cost next to nothing beside large ones.
 
-    On other devices the block runs where it stands.
+    On other devices the block runs where it stands. What the block reads must be kept
+    until :meth:`join`: memory that is freed before may be given away at once.
 
     Args:
         device: where the block computes.
+        priority: of the block's kernels where both have some to run, as that of
+            ``torch.cuda.Stream``: lower numbers go first. Chains of small kernels
+            should, for a large one beside them takes all of the device.
 
     Example:
         >>> import torch
@@ -34,11 +38,11 @@ class Branch:
         tensor(4.)
     """
 
-    def __init__(self, device: torch.device | None) -> None:
+    def __init__(self, device: torch.device | None, *, priority: int = 0) -> None:
         self._main: torch.cuda.Stream | None = None
         if device is not None and device.type == "cuda":
             self._main = torch.cuda.current_stream(device)
-            self._side = torch.cuda.Stream(device)
+            self._side = torch.cuda.Stream(device, priority=priority)
 
     def __enter__(self) -> Self:
         """Fork."""

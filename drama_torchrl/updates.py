@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tensordict import TensorDict, TensorDictBase
-from torch import nn
+from torch import Tensor, nn
 from torchrl.objectives import TargetNetUpdater
 
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
@@ -208,12 +208,13 @@ class UpdatesAtOnce(UpdatesInTurn):
         """Update both and return detached metrics."""
         contexts = batches["contexts"]
         with (
-            _held_statistics(self.world_model.loss),
-            Branch(contexts.device) as imagining,
+            _held_statistics(self.world_model.loss) as held,
+            Branch(contexts.device, priority=-2) as imagining,
         ):
             behaviour = self.behaviour(contexts)
         world_model = self.world_model.differentiate(batches["windows"])
         imagining.join()
+        del held  # until here the branch reads them
         world_model = self.world_model.step(world_model)
         return TensorDict({"world_model": world_model, "behaviour": behaviour})
 
@@ -229,16 +230,17 @@ def _apply(
 
 
 @contextmanager
-def _held_statistics(module: nn.Module) -> Iterator[None]:
+def _held_statistics(module: nn.Module) -> Iterator[list[Tensor | None]]:
     """Let normalisation layers read copies of their statistics, not what comes."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     names = ("running_mean", "running_var")
     places = [(norm._buffers, name) for norm in norms for name in names]
     statistics = [buffers[name] for buffers, name in places]
-    for (buffers, name), value in zip(places, statistics, strict=True):
-        buffers[name] = None if value is None else value.clone()
+    copies = [None if value is None else value.clone() for value in statistics]
+    for (buffers, name), value in zip(places, copies, strict=True):
+        buffers[name] = value
     try:
-        yield
+        yield copies
     finally:
         for (buffers, name), value in zip(places, statistics, strict=True):
             buffers[name] = value

@@ -109,6 +109,12 @@ IMPOSSIBLE = {
         "world_model.head_dim=100",
         r"head_dim: expected a divisor of d_model\*expand=512\*2=1024, got 100",
     ),
+    "unknown dynamics": (
+        "world_model.dynamics=lstm",
+        r"one of mamba2, mamba, gru, transformer, got 'lstm'",
+    ),
+    "no heads": ("world_model.attention_heads=0", r"attention_heads: .*got 0"),
+    "no window": ("world_model.attention_window=0", r"attention_window: .*got 0"),
     "unimix 1": ("world_model.unimix=1", r"unimix: .*in \[0, 1\), got 1\.0"),
     "unimix not a number": ("world_model.unimix=.nan", r"unimix: .*got nan"),
     "learning rate infinite": ("world_model.learning_rate=.inf", r"got inf"),
@@ -152,7 +158,7 @@ def test_preset_loads_and_keeps_its_name(preset: str) -> None:
 
 PAPER = """
     replay.capacity=100000 replay.sampling=dfs replay.temperature=10 replay.ratio=64
-    replay.model_batch=16 replay.model_window=128
+    replay.model_batch=16 replay.model_window=128 world_model.dynamics=mamba2
     replay.imagination_batch=1024 replay.imagination_window=8
     env.frame_skip=4 env.repeat_action_probability=0 env.frame_size=64
     world_model.filters=[16,32,48,64,64] world_model.num_categoricals=32
@@ -175,6 +181,18 @@ PAPER = """
 
 def test_xs_is_the_paper() -> None:
     assert load_config("xs") == load_config("xs", PAPER.split()) == DramaConfig()
+
+
+def test_heads_are_checked_where_there_are_some() -> None:
+    attention = ["world_model.dynamics=transformer", "world_model.attention_heads=3"]
+    message = r"attention_heads: expected a divisor of d_model/2=512/2, got 3"
+    with pytest.raises(ConfigError, match=message):
+        load_config("xs", attention)
+    for dynamics in ("mamba2", "mamba", "gru"):
+        load_config("xs", [*attention, f"world_model.dynamics={dynamics}"])
+    for dynamics in ("mamba", "gru", "transformer"):
+        options = [f"world_model.dynamics={dynamics}", "world_model.head_dim=100"]
+        load_config("xs", options)
 
 
 def test_derived_numbers_of_xs() -> None:

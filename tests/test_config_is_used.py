@@ -68,15 +68,26 @@ def test_the_watch_sees_reads_and_nothing_else(tmp_path: Path) -> None:
 
 # No single run needs all of them: these are looked at where they matter.
 RUNS = {
-    "carried": ("acting.memory=carried", "replay.sampling=uniform"),
+    "carried": (
+        "acting.memory=carried",
+        "replay.sampling=uniform",
+        "world_model.dynamics=transformer",
+    ),
     "window": ("acting.memory=window", "replay.sampling=dfs"),
 }
 ONLY_WITH_WINDOW = {"acting.window", "replay.temperature", "replay.ratio"}
+ONLY_WITH_MAMBA2 = {
+    f"world_model.{name}" for name in ("d_state", "d_conv", "expand", "head_dim")
+}
+ONLY_WITH_ATTENTION = {"world_model.attention_heads", "world_model.attention_window"}
 
 
 @pytest.mark.parametrize(
     ("overrides", "unread"),
-    [(RUNS["window"], set()), (RUNS["carried"], ONLY_WITH_WINDOW)],
+    [
+        (RUNS["window"], ONLY_WITH_ATTENTION),
+        (RUNS["carried"], ONLY_WITH_WINDOW | ONLY_WITH_MAMBA2),
+    ],
     ids=RUNS.keys(),
 )
 def test_a_run_reads_every_option(

@@ -51,6 +51,17 @@ class TestSizes:
         world_model = make_world_model(load_config("xs"), num_actions)
         assert count(world_model) == pytest.approx(7.16e6, abs=0.03e6)
 
+    @pytest.mark.parametrize(
+        ("dynamics", "millions"),
+        [("mamba2", 7.15), ("mamba", 7.34), ("gru", 7.10), ("transformer", 7.10)],
+    )
+    def test_world_models_of_all_dynamics_are_of_one_size(
+        self, dynamics: str, millions: float
+    ) -> None:
+        config = load_config("xs", [f"world_model.dynamics={dynamics}"])
+        world_model = make_world_model(config, num_actions=6)
+        assert round(count(world_model) / 1e6, 2) == millions
+
     def test_actions_cost_one_column_of_the_stem_each(self) -> None:
         sizes = [count(make_world_model(load_config("xs"), n)) for n in (6, 18)]
         assert sizes[1] - sizes[0] == 12 * 512
@@ -108,6 +119,7 @@ WORLD_MODEL = {
     "num_categoricals": "5",
     "num_classes": "6",
     "unimix": "0.1",
+    "dynamics": "gru",
     "d_model": "48",
     "num_layers": "1",
     "d_state": "4",
@@ -127,6 +139,8 @@ WORLD_MODEL = {
     "weight_decay": "0.5",
     "max_grad_norm": "1.0",
 }
+# What only a Transformer has.
+ATTENTION = {"attention_heads": "4", "attention_window": "3"}
 BEHAVIOUR = {
     "horizon": "3",
     "discount": "0.5",
@@ -152,7 +166,8 @@ def baseline() -> list[Tensor]:
 
 class TestOptions:
     def test_the_tables_are_complete(self) -> None:
-        assert set(WORLD_MODEL) == {field.name for field in fields(WorldModelConfig)}
+        world_model = {field.name for field in fields(WorldModelConfig)}
+        assert {*WORLD_MODEL, *ATTENTION} == world_model
         assert set(BEHAVIOUR) == {field.name for field in fields(BehaviourConfig)}
 
     def test_the_same_options_give_the_same_agent(self, baseline: list[Tensor]) -> None:
@@ -169,6 +184,15 @@ class TestOptions:
         self, override: str, baseline: list[Tensor]
     ) -> None:
         assert not same(fingerprint(tiny_config(*BASE, override)), baseline)
+
+    @pytest.mark.parametrize("option", ATTENTION)
+    def test_every_option_of_the_transformer_changes_something(
+        self, option: str
+    ) -> None:
+        base = (*BASE, "world_model.dynamics=transformer")
+        changed = f"world_model.{option}={ATTENTION[option]}"
+        one, other = tiny_config(*base), tiny_config(*base, changed)
+        assert not same(fingerprint(one), fingerprint(other))
 
 
 class TestModes:

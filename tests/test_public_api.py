@@ -235,11 +235,17 @@ class TestDependencies:
     def test_components_know_nothing_of_what_is_built_from_them(
         self, name: str
     ) -> None:
-        assert [each for each in IMPORTS[name] if not within(each, *COMPONENTS)] == []
+        known = (*COMPONENTS, "kernels", "streams")
+        assert [each for each in IMPORTS[name] if not within(each, *known)] == []
 
     @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "modules")])
-    def test_networks_know_networks_alone(self, name: str) -> None:
-        assert [each for each in IMPORTS[name] if not within(each, "modules")] == []
+    def test_networks_know_networks_and_kernels_alone(self, name: str) -> None:
+        known = ("modules", "kernels")
+        assert [each for each in IMPORTS[name] if not within(each, *known)] == []
+
+    @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "kernels")])
+    def test_kernels_know_kernels_alone(self, name: str) -> None:
+        assert [each for each in IMPORTS[name] if not within(each, "kernels")] == []
 
     @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "data")])
     def test_replay_knows_replay_alone(self, name: str) -> None:

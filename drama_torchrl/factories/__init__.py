@@ -14,7 +14,12 @@ from drama_torchrl.factories.learners import (
 )
 from drama_torchrl.factories.machine import check_environment, make_device, make_logger
 from drama_torchrl.factories.memory import describe_replay
-from drama_torchrl.factories.networks import make_actor, make_critic, make_world_model
+from drama_torchrl.factories.networks import (
+    make_actor,
+    make_critic,
+    make_dynamics,
+    make_world_model,
+)
 from drama_torchrl.factories.replay import make_replay
 
 __all__ = [
@@ -27,6 +32,7 @@ __all__ = [
     "make_collector",
     "make_critic",
     "make_device",
+    "make_dynamics",
     "make_env",
     "make_logger",
     "make_policy",

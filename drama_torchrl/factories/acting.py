@@ -17,6 +17,7 @@ from torchrl.envs import (
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.envs import AtariEnv, CheckTransition, make_atari_env
+from drama_torchrl.factories.machine import capture_if_possible
 from drama_torchrl.policies import (
     CarriedMemory,
     Memory,
@@ -106,8 +107,12 @@ def make_collector(
 ) -> Collector:
     """Build the collector: one real step at a time, the first ones random.
 
-    It is given no device: the policy moves what crosses between devices itself.
+    It is given no device: the policy moves what crosses between devices itself. On a
+    GPU the policy decides in one launch.
     """
+    device = next(policy.actor.parameters()).device
+    decide = capture_if_possible(policy.decide, config, device)
+    policy.decide = decide  # type: ignore[method-assign, assignment]
     return Collector(
         env,
         policy,

@@ -9,10 +9,11 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import nn
 from torchrl.objectives import SoftUpdate
 
-from drama_torchrl.acceleration import CapturedUpdate, compile_regions
+from drama_torchrl.acceleration import compile_regions
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.envs import ImaginationEnv
+from drama_torchrl.factories.machine import capture_if_possible
 from drama_torchrl.factories.networks import make_actor, make_critic, make_world_model
 from drama_torchrl.learner import Learner
 from drama_torchrl.modules import WorldModel
@@ -26,7 +27,6 @@ from drama_torchrl.optim import LaProp, linear_warmup
 from drama_torchrl.precision import Precision
 from drama_torchrl.updates import (
     BehaviourUpdate,
-    Update,
     UpdatesAtOnce,
     UpdatesInTurn,
     WorldModelUpdate,
@@ -67,7 +67,7 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
         critic=critic,
         learn_world_model=learn_world_model,
         learn_behaviour=learn_behaviour,
-        learn_together=_capture(together, config, device),
+        learn_together=capture_if_possible(together, config, device),
         num_actions=num_actions,
     )
 
@@ -94,7 +94,7 @@ def make_world_model_learner(config: DramaConfig, world_model: WorldModel) -> Le
     )
     _compile(update, config)
     schedule = linear_warmup(optimizer, c.warmup_steps)
-    run = _capture(update, config, device)
+    run = capture_if_possible(update, config, device)
     return Learner(update, loss, optimizer, schedule, run=run)
 
 
@@ -131,7 +131,7 @@ def make_behaviour_learner(
     )
     _compile(update, config)
     schedule = linear_warmup(optimizer, c.warmup_steps)
-    run = _capture(update, config, device)
+    run = capture_if_possible(update, config, device)
     return Learner(update, modules, optimizer, schedule, run=run)
 
 
@@ -152,9 +152,3 @@ def _make_precision(config: DramaConfig, device: torch.device) -> Precision:
 def _compile(update: WorldModelUpdate | BehaviourUpdate, config: DramaConfig) -> None:
     if config.execution.compile:
         compile_regions(update)
-
-
-def _capture(update: Update, config: DramaConfig, device: torch.device) -> Update:
-    if config.execution.cudagraphs and device.type == "cuda":
-        return CapturedUpdate(update)
-    return update

@@ -1,4 +1,4 @@
-"""What this machine has: devices and loggers."""
+"""What this machine has: devices, what they can do, and loggers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 from torchrl.record.loggers import Logger, MLFlowLogger, get_logger
 
+from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.config import ConfigError, DramaConfig
+from drama_torchrl.updates import Update
 
 __all__ = [
+    "capture_if_possible",
     "check_environment",
     "make_device",
     "make_logger",
@@ -59,6 +62,15 @@ def make_device(name: str, option: str = "execution.device") -> torch.device:
             f"CUDA build, or use {option}=cpu."
         )
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def capture_if_possible(
+    update: Update, config: DramaConfig, device: torch.device
+) -> Update:
+    """Capture an update as a CUDA graph, where there is CUDA and it is wanted."""
+    if config.execution.cudagraphs and device.type == "cuda":
+        return CapturedUpdate(update)
+    return update
 
 
 def make_logger(config: DramaConfig, run_dir: Path) -> Logger | None:

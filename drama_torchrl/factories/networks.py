@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from tensordict.nn import (
     InteractionType,
     ProbabilisticTensorDictModule,
@@ -9,15 +12,19 @@ from tensordict.nn import (
     TensorDictModule,
 )
 
-from drama_torchrl.config import DramaConfig
+from drama_torchrl.config import DramaConfig, WorldModelConfig
 from drama_torchrl.modules import (
     Actor,
     Critic,
+    Dynamics,
+    GRUDynamics,
+    Mamba2Dynamics,
     MambaDynamics,
     PixelDecoder,
     PixelEncoder,
     RewardHead,
     TerminationHead,
+    TransformerDynamics,
     WorldModel,
 )
 from drama_torchrl.modules.distributions import RacedOneHotCategorical
@@ -25,6 +32,7 @@ from drama_torchrl.modules.distributions import RacedOneHotCategorical
 __all__ = [
     "make_actor",
     "make_critic",
+    "make_dynamics",
     "make_world_model",
 ]
 
@@ -43,17 +51,7 @@ def make_world_model(config: DramaConfig, num_actions: int) -> WorldModel:
     world_model = WorldModel(
         encoder=PixelEncoder(c.filters, out_features=c.latent_dim, frame_size=size),
         decoder=PixelDecoder(c.filters, in_features=c.latent_dim, frame_size=size),
-        dynamics=MambaDynamics(
-            c.latent_dim,
-            num_actions,
-            d_model=c.d_model,
-            num_layers=c.num_layers,
-            d_state=c.d_state,
-            d_conv=c.d_conv,
-            expand=c.expand,
-            head_dim=c.head_dim,
-            dropout=c.dropout,
-        ),
+        dynamics=make_dynamics(c, c.latent_dim, num_actions),
         reward_head=RewardHead(
             c.d_model,
             units=[c.head_units],
@@ -67,6 +65,54 @@ def make_world_model(config: DramaConfig, num_actions: int) -> WorldModel:
         reset_at_episode_start=c.reset_at_episode_start,
     )
     return world_model.eval()
+
+
+def make_dynamics(
+    config: WorldModelConfig, latent_dim: int, num_actions: int
+) -> Dynamics:
+    """Build the sequence model that is chosen, in training mode.
+
+    Args:
+        config: its kind and sizes.
+        latent_dim: width of the latent.
+        num_actions: number A of actions.
+
+    Example:
+        >>> from drama_torchrl.config import WorldModelConfig
+        >>> config = WorldModelConfig(dynamics="gru")
+        >>> type(make_dynamics(config, latent_dim=1024, num_actions=6)).__name__
+        'GRUDynamics'
+    """
+    c = config
+    build: Callable[..., Dynamics]
+    match c.dynamics:
+        case "mamba2":
+            build = partial(
+                Mamba2Dynamics,
+                d_state=c.d_state,
+                d_conv=c.d_conv,
+                expand=c.expand,
+                head_dim=c.head_dim,
+            )
+        case "mamba":
+            build = partial(
+                MambaDynamics, d_state=c.d_state, d_conv=c.d_conv, expand=c.expand
+            )
+        case "gru":
+            build = GRUDynamics
+        case "transformer":
+            build = partial(
+                TransformerDynamics,
+                num_heads=c.attention_heads,
+                window=c.attention_window,
+            )
+    return build(
+        latent_dim,
+        num_actions,
+        d_model=c.d_model,
+        num_layers=c.num_layers,
+        dropout=c.dropout,
+    )
 
 
 def make_actor(

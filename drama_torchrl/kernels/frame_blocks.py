@@ -14,7 +14,11 @@ from torch import Tensor
 from drama_torchrl.kernels.frame_blocks_kernel import frame_blocks_kernel
 from drama_torchrl.kernels.optional_triton import triton
 
-__all__ = ["frames_to_blocks", "frames_to_blocks_reference"]
+__all__ = [
+    "frames_to_blocks",
+    "frames_to_blocks_by_pairs",
+    "frames_to_blocks_reference",
+]
 
 # Tensor cores load 16 bytes, that is 8 channels in 16 bits, at a time.
 _CHANNEL_ALIGNMENT = 8

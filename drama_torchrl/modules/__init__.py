@@ -1,8 +1,18 @@
 """Networks of the world model, the actor and the critic."""
 
+from drama_torchrl.modules.attention import Attention
+from drama_torchrl.modules.backbones import (
+    GRUDynamics,
+    Mamba2Dynamics,
+    MambaDynamics,
+    TransformerDynamics,
+)
 from drama_torchrl.modules.distributions import SymlogTwoHot
-from drama_torchrl.modules.dynamics import MambaDynamics
+from drama_torchrl.modules.dynamics import Dynamics
+from drama_torchrl.modules.feed_forward import FeedForward
+from drama_torchrl.modules.gru import GRU
 from drama_torchrl.modules.heads import Actor, Critic, RewardHead, TerminationHead
+from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
 from drama_torchrl.modules.mode import evaluating, training
 from drama_torchrl.modules.normalization import RMSNorm, RunningNorm
@@ -10,9 +20,16 @@ from drama_torchrl.modules.pixels import PixelDecoder, PixelEncoder
 from drama_torchrl.modules.world_model import WorldModel
 
 __all__ = [
+    "GRU",
     "Actor",
+    "Attention",
     "Critic",
+    "Dynamics",
+    "FeedForward",
+    "GRUDynamics",
+    "Mamba",
     "Mamba2",
+    "Mamba2Dynamics",
     "MambaDynamics",
     "PixelDecoder",
     "PixelEncoder",
@@ -21,6 +38,7 @@ __all__ = [
     "RunningNorm",
     "SymlogTwoHot",
     "TerminationHead",
+    "TransformerDynamics",
     "WorldModel",
     "evaluating",
     "training",

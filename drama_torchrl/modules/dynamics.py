@@ -1,8 +1,8 @@
-"""The sequence model: a stem and residual Mamba-2 layers from latents to beliefs."""
+"""The sequence model: from latents and actions to beliefs, by a stack of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
@@ -10,40 +10,39 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from drama_torchrl.modules.linear import AlignedLinear
-from drama_torchrl.modules.mamba2 import Mamba2
 from drama_torchrl.modules.normalization import RMSNorm
+from drama_torchrl.modules.sequence_layer import SequenceLayer, as_size
 
-__all__ = ["MambaDynamics"]
+__all__ = ["Dynamics"]
 
 
-class MambaDynamics(nn.Module):
-    """Predict beliefs from latents and actions by a stack of Mamba-2 layers.
+class Dynamics(nn.Module):
+    """Predict beliefs from latents and actions by a stack of layers over time.
 
     u_t = SiLU(RMSNorm(W [z_t, a_t] + b)),
-    u ← u + dropout(Mamba2(RMSNorm(u))) for each layer,
-    d_t = RMSNorm(u_t)   (Drama eq. 5; arXiv:2405.21060)
+    u ← u + dropout(layer(RMSNorm(u))) for each layer,
+    d_t = RMSNorm(u_t)   (Drama eq. 5)
 
     d_t depends on (z_≤t, a_≤t): it includes the action of its own step.
-    ``forward`` runs a whole sequence in parallel, ``step`` one step in O(1); they
-    agree, and both carry the same recurrent state.
+    ``forward`` runs a whole sequence in parallel, ``step`` one step at a cost that
+    does not grow with the past; they agree, and both carry the same recurrent state.
+    The layers alone tell one dynamics model from another.
 
     Args:
         latent_dim: width K·M of the latent.
         num_actions: number A of actions.
         d_model: width D of the belief.
-        num_layers: number of Mamba-2 layers.
-        d_state: ssm state size S.
-        d_conv: taps of the causal convolution.
-        expand: inner width over ``d_model``.
-        head_dim: head dimension P.
+        layers: the :class:`~drama_torchrl.modules.sequence_layer.SequenceLayer` of
+            each residual branch, made after the stem.
         dropout: rate after the stem and on each residual branch.
 
     Example:
         >>> import torch
-        >>> dynamics = MambaDynamics(16, 3, d_model=32, head_dim=16).eval()
+        >>> from drama_torchrl.modules import GRU
+        >>> dynamics = Dynamics(16, 3, 32, [GRU(32), GRU(32)]).eval()
         >>> belief, state = dynamics(torch.zeros(2, 7, 16), torch.zeros(2, 7, 3))
-        >>> belief.shape, state["0", "ssm"].shape
-        (torch.Size([2, 7, 32]), torch.Size([2, 4, 16, 16]))
+        >>> belief.shape, state["1", "hidden"].shape
+        (torch.Size([2, 7, 32]), torch.Size([2, 32]))
         >>> belief, state = dynamics.step(torch.zeros(2, 16), torch.zeros(2, 3), state)
         >>> belief.shape
         torch.Size([2, 32])
@@ -53,13 +52,9 @@ class MambaDynamics(nn.Module):
         self,
         latent_dim: int,
         num_actions: int,
+        d_model: int,
+        layers: Iterable[nn.Module],
         *,
-        d_model: int = 512,
-        num_layers: int = 2,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        head_dim: int = 128,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -70,35 +65,27 @@ class MambaDynamics(nn.Module):
             nn.SiLU(),
             nn.Dropout(dropout),
         )
-        self.norms = nn.ModuleList(RMSNorm(d_model) for _ in range(num_layers))
-        self.layers = nn.ModuleList(
-            Mamba2(
-                d_model,
-                d_state=d_state,
-                d_conv=d_conv,
-                expand=expand,
-                head_dim=head_dim,
-            )
-            for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(layers)
+        self.norms = nn.ModuleList(RMSNorm(d_model) for _ in self.layers)
         self.dropout = nn.Dropout(dropout)
         self.final_norm = RMSNorm(d_model)
 
-    def _blocks(self) -> Iterator[tuple[str, nn.Module, Mamba2]]:
+    def _blocks(self) -> Iterator[tuple[str, nn.Module, SequenceLayer]]:
         for i, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
-            yield str(i), norm, cast("Mamba2", layer)
+            yield str(i), norm, cast("SequenceLayer", layer)
 
     def initial_state(self, batch_size: int | torch.Size) -> TensorDict:
-        """Recurrent state of an empty past, one entry per layer.
+        """Recurrent state of an empty past, all zeros, one entry per layer.
 
         Args:
             batch_size: number B of sequences.
 
         Returns:
-            ``{"0": {"conv", "ssm"}, "1": ...}`` of batch size ``[B]``.
+            ``{"0": ..., "1": ...}`` of batch size ``[B]``; what is in it, each layer
+            says of itself.
         """
         states = {i: layer.initial_state(batch_size) for i, _, layer in self._blocks()}
-        return TensorDict(states, batch_size=states["0"].batch_size)
+        return TensorDict(states, batch_size=as_size(batch_size))
 
     def forward(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["AlignedLinear", "aligned_linear"]
+__all__ = ["ALIGNMENT", "AlignedLinear", "aligned_linear"]
 
 # Tensor cores are fed 16 bytes, that is 8 bfloat16 numbers, at a time.
 ALIGNMENT = 8

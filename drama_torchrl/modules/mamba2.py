@@ -13,6 +13,13 @@ import torch.nn.functional as F
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
+from drama_torchrl.modules.causal_conv import causal_conv, causal_conv_step
+from drama_torchrl.modules.sequence_layer import (
+    as_size,
+    check_input,
+    check_is_init,
+    check_state,
+)
 from drama_torchrl.modules.ssd import ssd, ssd_step
 
 __all__ = ["Mamba2"]
@@ -118,7 +125,7 @@ class Mamba2(nn.Module):
             >>> Mamba2(8, head_dim=4).initial_state(3)["conv"].shape
             torch.Size([3, 48, 3])
         """
-        size = torch.Size([batch_size] if isinstance(batch_size, int) else batch_size)
+        size = as_size(batch_size)
         weight = self.conv1d.weight
         conv = weight.new_zeros(*size, weight.shape[0], self.d_conv - 1)
         ssm = weight.new_zeros(
@@ -156,16 +163,14 @@ class Mamba2(nn.Module):
             >>> y.shape
             torch.Size([2, 5, 8])
         """
-        self._check_input(x, "B, T, D", ndim=3)
-        if is_init is not None and is_init.shape != x.shape[:2]:
-            raise ValueError(
-                f"is_init: expected shape [B, T] = {tuple(x.shape[:2])}, got "
-                f"{tuple(is_init.shape)}; squeeze a trailing dimension."
-            )
+        check_input(x, self.d_model, ndim=3)
+        check_is_init(is_init, x)
         self._check_state(state, x.shape[0])
         z, conv_inputs, dt = self._project(x)
         past = None if state is None else state["conv"]
-        convolved, past = self._convolve(conv_inputs, past, is_init)
+        convolved, past = causal_conv(
+            conv_inputs, past, *self._conv_parameters(), is_init
+        )
         inputs, B, C = self._split_heads(convolved.to(z.dtype))
         y, ssm = ssd(
             inputs,
@@ -198,18 +203,15 @@ class Mamba2(nn.Module):
             >>> y.shape
             torch.Size([2, 8])
         """
-        self._check_input(x, "B, D", ndim=2)
+        check_input(x, self.d_model, ndim=2)
         self._check_state(state, x.shape[0])
         z, conv_input, dt = self._project(x)
-        (weight, bias), past = self._conv_parameters(), state["conv"]
-        past = past.to(conv_input.dtype)
-        window = torch.cat([past, conv_input.unsqueeze(-1)], dim=-1)
-        convolved = F.silu((window * weight).sum(-1) + bias)
+        convolved, past = causal_conv_step(
+            conv_input, state["conv"], *self._conv_parameters()
+        )
         inputs, B, C = self._split_heads(convolved.to(z.dtype))
         y, ssm = ssd_step(inputs, dt, self._decay_rates(), B, C, state["ssm"])
-        new_state = TensorDict(
-            {"conv": window[..., 1:].contiguous(), "ssm": ssm}, batch_size=x.shape[:1]
-        )
+        new_state = TensorDict({"conv": past, "ssm": ssm}, batch_size=x.shape[:1])
         return self._project_out(y, inputs, z), new_state
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,34 +220,6 @@ class Mamba2(nn.Module):
         z, conv_inputs, dt = self.in_proj(x).split(widths, dim=-1)
         wide = torch.promote_types(dt.dtype, torch.float32)
         return z, conv_inputs, F.softplus(dt.to(wide) + self.dt_bias.to(wide))
-
-    def _convolve(
-        self, inputs: Tensor, past: Tensor | None, is_init: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Convolve [B, T, C] causally; give the new past [B, C, d_conv - 1] too.
-
-        A sum of shifted products: it fuses into one kernel where a depthwise cuDNN
-        convolution is slow, and episode starts are masks on its terms.
-        """
-        weight, bias = self._conv_parameters()
-        length, before, dtype = inputs.shape[1], self.d_conv - 1, inputs.dtype
-        inputs = inputs.to(weight.dtype)
-        if past is None:
-            window = F.pad(inputs, (0, 0, before, 0))
-        else:
-            window = torch.cat([past.to(weight.dtype).transpose(1, 2), inputs], dim=1)
-        recent = window[:, length:]
-        if is_init is not None:
-            episode = F.pad(is_init.cumsum(1), (before, 0)).unsqueeze(-1)
-            now = episode[:, before:]
-            recent = recent.masked_fill(episode[:, length:] != episode[:, -1:], 0.0)
-        total = window[:, before:] * weight[:, before] + bias
-        for tap in range(before):
-            tapped = window[:, tap : tap + length]
-            if is_init is not None:
-                tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
-            total = total + tapped * weight[:, tap]
-        return F.silu(total), recent.transpose(1, 2).to(dtype).contiguous()
 
     def _conv_parameters(self) -> tuple[Tensor, Tensor]:
         """Give the kernel [C, d_conv] and the bias [C]."""
@@ -268,22 +242,7 @@ class Mamba2(nn.Module):
         y = y.to(dtype) + self.D.unsqueeze(-1) * x.to(dtype)
         return self.out_proj(self.norm(y.flatten(-2) * F.silu(z.to(dtype))))
 
-    def _check_input(self, x: Tensor, letters: str, *, ndim: int) -> None:
-        if x.ndim != ndim or x.shape[-1] != self.d_model or 0 in x.shape[1:]:
-            raise ValueError(
-                f"x: expected shape [{letters}] with D = d_model = {self.d_model}, got "
-                f"{tuple(x.shape)}; use forward for [B, T, D], T > 0, step for [B, D]."
-            )
-
     def _check_state(self, state: TensorDictBase | None, batch: int) -> None:
-        if state is None:
-            return
-        conv = (batch, self.conv1d.weight.shape[0], self.d_conv - 1)
-        ssm = (batch, self.num_heads, self.head_dim, self.d_state)
-        for key, expected in (("conv", conv), ("ssm", ssm)):
-            if state[key].shape != expected:
-                raise ValueError(
-                    f'state["{key}"]: expected shape {expected} for an input of batch '
-                    f"size {batch}, got {tuple(state[key].shape)}; start with "
-                    f"initial_state({batch})."
-                )
+        conv = (self.conv1d.weight.shape[0], self.d_conv - 1)
+        ssm = (self.num_heads, self.head_dim, self.d_state)
+        check_state(state, batch, conv=conv, ssm=ssm)

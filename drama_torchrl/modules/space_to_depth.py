@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama_torchrl.kernels.batch_norm_silu import batch_norm_silu
+from drama_torchrl.kernels.conv_same import conv_same
 
 __all__ = [
     "CHANNEL_ALIGNMENT",
@@ -122,8 +123,7 @@ def _tap_blocks(weight: Tensor) -> Tensor:
 def _correlate(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """Runs the 3×3 convolution; channels that x alone has, all zero, are ignored."""
     kernel = F.pad(kernel, (0, 0, 0, 0, 0, x.shape[1] - kernel.shape[1]))
-    x = x.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
+    return conv_same(x, kernel, bias)
 
 
 def conv_on_blocks(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

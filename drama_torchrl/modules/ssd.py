@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drama_torchrl.kernels.ssd_scan import can_scan, ssd_scan
+
 __all__ = [
     "QUADRATIC_MAX_LENGTH",
     "ssd",
@@ -75,6 +77,9 @@ def ssd(
         >>> y.shape, state.shape
         (torch.Size([2, 5, 3, 4]), torch.Size([2, 3, 4, 6]))
     """
+    if initial_state is None and is_init is None and can_scan(x, B):
+        _check_shapes(x, dt, A, B, C, None, None)
+        return ssd_scan(x, dt, A, B, C)
     run = ssd_quadratic if x.shape[1] <= QUADRATIC_MAX_LENGTH else ssd_chunked
     return run(x, dt, A, B, C, initial_state=initial_state, is_init=is_init)
 

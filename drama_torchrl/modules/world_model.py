@@ -15,7 +15,7 @@ from drama_torchrl.modules.distributions import (
     straight_through,
     unimix,
 )
-from drama_torchrl.modules.dynamics import MambaDynamics
+from drama_torchrl.modules.dynamics import Dynamics
 from drama_torchrl.modules.heads import RewardHead, TerminationHead
 
 __all__ = ["WorldModel"]
@@ -84,7 +84,7 @@ class WorldModel(TensorDictModuleBase):
         *,
         encoder: nn.Module,
         decoder: nn.Module,
-        dynamics: MambaDynamics,
+        dynamics: Dynamics,
         reward_head: RewardHead,
         termination_head: TerminationHead,
         num_categoricals: int = 32,

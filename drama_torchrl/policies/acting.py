@@ -91,15 +91,25 @@ class _ActingPolicy(TensorDictModuleBase):
         device = next(self.actor.parameters()).device
         frames = pixels.reshape(-1, *pixels.shape[-3:]).to(device, non_blocking=True)
         starts = is_init.reshape(-1).to(device, non_blocking=True)
-        with evaluating(self.world_model, self.actor):
-            _, latent = self.world_model.sample_latent(self.world_model.encoder(frames))
-            action = self._choose(latent, starts)
-            self.memory.remember(latent, action.to(latent.dtype))
-        arriving = _Arriving(action.bool(), pixels.device)
+        seen = TensorDict({"pixels": frames, "is_init": starts}, [len(frames)])
+        arriving = _Arriving(self.decide(seen).get("action"), pixels.device)
         with torch.enable_grad():
             self.meanwhile()
         action = arriving.wait()
         return tensordict.set("action", action.reshape(*tensordict.shape, -1))
+
+    def decide(self, seen: TensorDictBase) -> TensorDictBase:
+        """Choose ``"action"`` and remember: all of it that the device computes.
+
+        Args:
+            seen: ``"pixels"`` and ``"is_init"`` on the networks' device, batch ``[B]``.
+        """
+        frames, starts = seen.get("pixels"), seen.get("is_init")
+        with evaluating(self.world_model, self.actor):
+            _, latent = self.world_model.sample_latent(self.world_model.encoder(frames))
+            action = self._choose(latent, starts)
+            self.memory.remember(latent, action.to(latent.dtype))
+        return TensorDict({"action": action.bool()}, seen.batch_size)
 
 
 class PosteriorPolicy(_ActingPolicy):

@@ -1,4 +1,4 @@
-"""Mamba2 against mamba_ssm's own layer and its Triton kernels."""
+"""Mamba2 and Mamba against mamba_ssm's own layers and their kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
+from drama_torchrl.modules.mamba_kernel import load_kernel, scan_with_kernel
+from drama_torchrl.modules.selective_scan import selective_scan
 
 pytestmark = [
     pytest.mark.gpu,
@@ -60,7 +63,7 @@ def make_reference(reference: Any) -> nn.Module:
 def values_and_gradients(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
     output = layer(x)
-    y = output[0] if isinstance(layer, Mamba2) else output
+    y = output[0] if isinstance(layer, Mamba | Mamba2) else output
     layer.zero_grad()
     (
         y * torch.linspace(-1, 2, y.numel(), device=y.device).view_as(y).sin()
@@ -101,3 +104,71 @@ def test_values_and_gradients_equal_those_of_the_triton_kernels(
         for name in expected
     }
     assert max(errors.values()) <= TOLERANCE, errors
+
+
+@pytest.fixture(scope="module")
+def first_reference() -> Any:
+    """mamba_ssm's Mamba class, where its CUDA part is there too."""
+    if load_kernel() is None:
+        pytest.skip("needs mamba-ssm with its CUDA part")
+    return importlib.import_module("mamba_ssm.modules.mamba_simple").Mamba
+
+
+def test_one_seed_gives_the_weights_of_its_first_layer_too(
+    first_reference: Any,
+) -> None:
+    torch.manual_seed(0)
+    theirs = first_reference(512).state_dict()
+    torch.manual_seed(0)
+    ours = Mamba(512).state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(16, 128), (4, 300)])
+@pytest.mark.parametrize("plain", [False, True], ids=["kernel", "plain"])
+def test_values_and_gradients_equal_those_of_its_first_layer(
+    first_reference: Any, batch: int, length: int, plain: bool
+) -> None:
+    torch.manual_seed(0)
+    ours, theirs = Mamba(512).cuda(), first_reference(512, use_fast_path=False).cuda()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    if plain:
+        ours._kernel = None
+    x = torch.randn(batch, length, 512, device="cuda")
+    expected = values_and_gradients(theirs, x)
+    found = values_and_gradients(ours, x)
+    assert found.keys() == expected.keys()
+    errors = {
+        name: ((found[name] - expected[name]).norm() / expected[name].norm()).item()
+        for name in expected
+    }
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+def test_the_kernels_final_state_is_that_of_the_plain_scan(
+    first_reference: Any,
+) -> None:
+    kernel = load_kernel()
+    assert kernel is not None
+    torch.manual_seed(0)
+    inputs = {
+        "x": torch.randn(2, 100, 64),
+        "dt": torch.rand(2, 100, 64),
+        "A": -torch.rand(64, 16) - 0.1,
+        "B": torch.randn(2, 100, 16),
+        "C": torch.randn(2, 100, 16),
+    }
+    found = []
+    for with_kernel in (True, False):
+        leaves = {k: t.cuda().requires_grad_() for k, t in inputs.items()}
+        y, state = (
+            scan_with_kernel(kernel, **leaves)
+            if with_kernel
+            else selective_scan(*leaves.values())
+        )
+        loss = y.square().mean() + state.square().mean()
+        gradients = torch.autograd.grad(loss, [*leaves.values()])
+        found.append([y, state, *gradients])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)

@@ -160,13 +160,21 @@ class TestSeeds:
         assert read_result(other)["seed"] == 1
 
 
-# The finished run acts on the posterior with a carried memory and draws by DFS.
+# The finished run acts on the posterior with a carried memory, draws by DFS and
+# imagines with Mamba-2.
 VARIANTS = {
     "posterior, window": ["acting.latent=posterior", "acting.memory=window"],
     "prior, carried": ["acting.latent=prior", "acting.memory=carried"],
     "prior, window": ["acting.latent=prior", "acting.memory=window"],
     "uniform": ["replay.sampling=uniform"],
     "reset": ["world_model.reset_at_episode_start=true"],
+    "mamba": ["world_model.dynamics=mamba"],
+    "gru": ["world_model.dynamics=gru"],
+    # Its window is full after three steps and slides from then on.
+    "transformer": [
+        "world_model.dynamics=transformer",
+        "world_model.attention_window=3",
+    ],
 }
 
 

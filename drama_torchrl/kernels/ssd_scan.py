@@ -1,0 +1,97 @@
+"""Many short state-space recurrences at once, without gradients, in one kernel.
+
+Each program keeps one head's state in registers and walks over the steps. Contexts of
+imagination are 8192 heads of 8 steps: little more than writing their states, where the
+matrix form makes eight small products and passes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from drama_torchrl.kernels.optional_triton import triton
+from drama_torchrl.kernels.ssd_scan_kernel import ssd_scan_kernel
+
+__all__ = ["MAX_LENGTH", "can_scan", "ssd_scan"]
+
+# Steps are walked one after the other: beyond this the matrix form catches up.
+MAX_LENGTH = 32
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def can_scan(x: Tensor, B: Tensor) -> bool:
+    """Tells whether :func:`ssd_scan` takes inputs and is the right form for them.
+
+    Args:
+        x: ``[B, T, NH, P]``.
+        B: ``[B, T, S]``.
+    """
+    sizes = (x.shape[3], B.shape[2])
+    return (
+        triton is not None
+        and x.is_cuda
+        and x.dtype in _DTYPES
+        and x.shape[1] <= MAX_LENGTH
+        and all(size & (size - 1) == 0 for size in sizes)
+        and sizes[0] * sizes[1] <= 8192
+        and not torch.is_grad_enabled()
+    )
+
+
+@torch.library.custom_op("drama_torchrl::ssd_scan", mutates_args=())
+def ssd_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_tᵀ, y_t = h_t C_t from h_{-1} = 0.
+
+    The recurrence of :mod:`drama_torchrl.modules.ssd`, in float32 throughout.
+
+    Args:
+        x: ``[B, T, NH, P]``.
+        dt: ``[B, T, NH]``.
+        A: ``[NH]``.
+        B: ``[B, T, S]``.
+        C: ``[B, T, S]``.
+
+    Returns:
+        y ``[B, T, NH, P]`` in the dtype of x and the last state ``[B, NH, P, S]``.
+    """
+    y, state = _outputs(x, dt, A, B, C)
+    x, B, C = (t if t.stride(-1) == 1 else t.contiguous() for t in (x, B, C))
+    dt = dt if dt.stride(-1) == 1 else dt.contiguous()
+    batch, length, heads, width = x.shape
+    with torch.cuda.device_of(x):
+        ssd_scan_kernel[(batch * heads,)](
+            x,
+            dt,
+            A.contiguous(),
+            B,
+            C,
+            y,
+            state,
+            *x.stride()[:3],
+            *dt.stride()[:2],
+            *B.stride()[:2],
+            *C.stride()[:2],
+            T=length,
+            NH=heads,
+            P=width,
+            S=B.shape[2],
+            num_warps=4,
+        )
+    return y, state
+
+
+@ssd_scan.register_fake
+def _outputs(
+    x: Tensor,
+    dt: Tensor,  # noqa: ARG001  the operator's signature
+    A: Tensor,  # noqa: ARG001
+    B: Tensor,
+    C: Tensor,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    batch, _, heads, width = x.shape
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    state = (batch, heads, width, B.shape[2])
+    return y, torch.empty(state, dtype=torch.float32, device=x.device)

@@ -1,0 +1,80 @@
+"""A causal depthwise convolution over time as pure functions: a sequence, or a step.
+
+    y_t = SiLU(bias + sum_k weight_k u_{t-K+1+k})    for K taps, k = 0 ... K-1
+
+in front of the state-space recurrences (arXiv:2312.00752, section 3.4). They share
+these shapes:
+
+    inputs   [B, T, C]      u, one value per channel; [B, C] for a step
+    past     [B, C, K-1]    the inputs before, oldest first; zero where omitted
+    weight   [C, K], bias [C]
+    is_init  [B, T] bool    True where an episode starts: earlier inputs are not seen
+
+Each returns ``(y, past)``: y in the dtype of the parameters, and the past after the
+last step in that of the inputs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["causal_conv", "causal_conv_step"]
+
+
+def causal_conv(
+    inputs: Tensor,
+    past: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    is_init: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Convolve a sequence.
+
+    A sum of shifted products: it fuses into one kernel where a depthwise cuDNN
+    convolution is slow, and episode starts are masks on its terms.
+
+    Example:
+        >>> weight, bias = torch.tensor([[1.0, -1.0]]), torch.zeros(1)
+        >>> y, past = causal_conv(torch.tensor([[[0.0], [2.0]]]), None, weight, bias)
+        >>> y.flatten(), past.flatten()  # SiLU(0), SiLU(0 - 2)
+        (tensor([ 0.0000, -0.2384]), tensor([2.]))
+    """
+    length, before, dtype = inputs.shape[1], weight.shape[1] - 1, inputs.dtype
+    inputs = inputs.to(weight.dtype)
+    if past is None:
+        window = F.pad(inputs, (0, 0, before, 0))
+    else:
+        window = torch.cat([past.to(weight.dtype).transpose(1, 2), inputs], dim=1)
+    recent = window[:, length:]
+    if is_init is not None:
+        episode = F.pad(is_init.cumsum(1), (before, 0)).unsqueeze(-1)
+        now = episode[:, before:]
+        recent = recent.masked_fill(episode[:, length:] != episode[:, -1:], 0.0)
+    total = window[:, before:] * weight[:, before] + bias
+    for tap in range(before):
+        tapped = window[:, tap : tap + length]
+        if is_init is not None:
+            tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
+        total = total + tapped * weight[:, tap]
+    # Channels are neighbours in memory: the next step reads whole rows of them.
+    return F.silu(total), recent.to(dtype).contiguous().transpose(1, 2)
+
+
+def causal_conv_step(
+    inputs: Tensor, past: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Convolve one more step; the cost does not depend on how many came before.
+
+    Example:
+        >>> weight, bias = torch.tensor([[1.0, -1.0]]), torch.zeros(1)
+        >>> past = torch.zeros(1, 1, 1)
+        >>> y, past = causal_conv_step(torch.tensor([[2.0]]), past, weight, bias)
+        >>> y.flatten(), past.flatten()
+        (tensor([-0.2384]), tensor([2.]))
+    """
+    past = past.to(inputs.dtype).transpose(1, 2)
+    window = torch.cat([past, inputs.unsqueeze(1)], dim=1)
+    y = F.silu((window * weight.t()).sum(1) + bias)
+    return y, window[:, 1:].contiguous().transpose(1, 2)
