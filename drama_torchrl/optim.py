@@ -9,6 +9,8 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from drama_torchrl.finite import is_finite
+
 __all__ = [
     "LaProp",
     "apply_gradients",
@@ -28,6 +30,10 @@ class LaProp(torch.optim.Optimizer):
     All tensors of a group are updated by fused multi-tensor operations. The step
     count is a tensor on the parameters' device and the learning rate may be one
     too, so that a captured CUDA graph sees both move.
+
+    A step changes nothing, moments and counts included, while ``applied`` is a scalar
+    tensor that is false: gradients that are not finite do no harm then, and the host
+    need not know.
 
     Args:
         params: parameters or groups of them.
@@ -70,6 +76,7 @@ class LaProp(torch.optim.Optimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(params, defaults)
+        self.applied: Tensor | None = None
 
     def _moments(
         self, params: list[Tensor]
@@ -111,6 +118,7 @@ class LaProp(torch.optim.Optimizer):
             means,
             squares,
             steps,
+            self.applied,
             lr=group["lr"],
             betas=group["betas"],
             eps=group["eps"],
@@ -124,6 +132,7 @@ class LaProp(torch.optim.Optimizer):
         means: list[Tensor],
         squares: list[Tensor],
         steps: list[Tensor],
+        applied: Tensor | None,
         *,
         lr: float | Tensor,
         betas: tuple[float, float],
@@ -132,29 +141,36 @@ class LaProp(torch.optim.Optimizer):
     ) -> None:
         """Change parameters, moments m and v and step counts t in place.
 
-        Lists of as many tensors each, so that one kernel updates many of them.
+        Lists of as many tensors each, so that one kernel updates many of them. Nothing
+        changes where ``applied``, a bool scalar, is false.
         """
         beta1, beta2 = betas
-        torch._foreach_add_(steps, 1.0)
-        # 1 - βᵗ, for each parameter's own t.
-        correction1 = torch._foreach_pow(beta1, steps)
-        correction2 = torch._foreach_pow(beta2, steps)
+        one = steps[0].new_ones(())
+        moved = one if applied is None else applied.to(one.dtype)
+        if applied is not None:
+            grads = [torch.where(applied, grad, 0.0) for grad in grads]
+        torch._foreach_add_(steps, moved)
+        # 1 - βᵗ, for each parameter's own t; t is 0 if no step was ever applied.
+        times = torch._foreach_clamp_min(steps, 1.0)
+        correction1 = torch._foreach_pow(beta1, times)
+        correction2 = torch._foreach_pow(beta2, times)
         for correction in (correction1, correction2):
             torch._foreach_sub_(correction, 1.0)
             torch._foreach_neg_(correction)
 
-        torch._foreach_mul_(squares, beta2)
+        torch._foreach_mul_(squares, torch.where(moved > 0, beta2, one))
         torch._foreach_addcmul_(squares, grads, grads, 1.0 - beta2)
         scale = torch._foreach_div(squares, correction2)
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, eps)
         normalised = list(torch._foreach_div(grads, list(scale)))
-        torch._foreach_lerp_(means, normalised, 1.0 - beta1)
+        torch._foreach_mul_(means, torch.where(moved > 0, beta1, one))
+        torch._foreach_add_(means, normalised, alpha=1.0 - beta1)
 
         delta = torch._foreach_div(means, correction1)
         if weight_decay:
             torch._foreach_add_(delta, params, alpha=weight_decay)
-        torch._foreach_mul_(delta, lr)
+        torch._foreach_mul_(delta, lr * moved)
         torch._foreach_sub_(params, delta)
 
 
@@ -207,7 +223,7 @@ def apply_gradients(
         (tensor(4.), tensor([1.0000]))
     """
     differentiate(losses, optimizer)
-    return clip_and_step(optimizer, max_norm)
+    return clip_and_step(losses, optimizer, max_norm)
 
 
 def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> None:
@@ -231,10 +247,13 @@ def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> N
     total.backward()
 
 
-def clip_and_step(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
-    """Clip the gradients and step.
+def clip_and_step(
+    losses: TensorDictBase, optimizer: torch.optim.Optimizer, max_norm: float
+) -> Tensor:
+    """Clip the gradients and step, unless they or a loss are not finite.
 
     Args:
+        losses: that the gradients are of, entries named ``loss_*``.
         optimizer: all its parameters are clipped together.
         max_norm: bound of the norm of the gradient.
 
@@ -243,12 +262,16 @@ def clip_and_step(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from tensordict import TensorDict
         >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
         >>> theta.grad = torch.tensor([4.0])
-        >>> clip_and_step(torch.optim.SGD([theta], lr=1.0), max_norm=1.0), theta.data
+        >>> losses = TensorDict(loss_theta=torch.tensor(4.0))
+        >>> clip_and_step(losses, LaProp([theta], lr=1.0), max_norm=1.0), theta.data
         (tensor(4.), tensor([1.0000]))
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(params, max_norm, foreach=True)
+    if isinstance(optimizer, LaProp):
+        optimizer.applied = is_finite(losses, norm)
     optimizer.step()
     return norm

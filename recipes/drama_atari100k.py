@@ -24,6 +24,7 @@ from drama_torchrl.config import DramaConfig, list_options
 from drama_torchrl.estimate import warn_if_long
 from drama_torchrl.factories import (
     check_environment,
+    describe_replay,
     make_agent,
     make_collector,
     make_device,
@@ -32,6 +33,7 @@ from drama_torchrl.factories import (
     make_policy,
     make_replay,
 )
+from drama_torchrl.record.divergence import stop_if_diverged
 from drama_torchrl.record.film_files import write_film
 from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.result import score_run
@@ -40,7 +42,12 @@ from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.run_state import ActingState, SamplerState
 from drama_torchrl.record.snapshot import Snapshots, discard_snapshots
 from drama_torchrl.record.stopping import RunStopped, StopSignals
-from drama_torchrl.seeding import RandomState, seed_everything
+from drama_torchrl.record.write_errors import Stop, make_write_errors
+from drama_torchrl.seeding import (
+    RandomState,
+    prefer_repeatable_kernels,
+    seed_everything,
+)
 
 REMEMBERED = [
     "pixels",
@@ -56,21 +63,27 @@ def train(
 ) -> Journal:
     """Run the algorithm of the paper for one agent in one environment."""
     replay, contexts = make_replay(config, agent.device)
+    limit = config.training.max_lost_updates
+    write_errors = make_write_errors(config, run)
     journal = Journal(
         run,
         total_steps=config.training.total_steps,
         progress=config.log.progress,
         logger=make_logger(config, run.path),
+        write_errors=write_errors,
     )
-    metrics: dict[str, TensorDictBase] = {}  # of this step's updates
+    batches: dict[str, TensorDictBase] = {}  # of this step's updates
+    metrics: dict[str, TensorDictBase] = {}
 
     def learn() -> None:
         """Train on the past, on the device, while the environment takes a step."""
         if config.training.updates_at(journal.steps + 1):
             windows = replay.sample().to(agent.device)
             starts = contexts.sample().to(agent.device)
+            batches.update(windows=windows, contexts=starts)
             # 2. Learn how the world goes; 3. learn how to act in imagination.
-            metrics.update(agent.learn(windows, starts))
+            with snapshots.indivisible():
+                metrics.update(agent.learn(windows, starts))
 
     policy = make_policy(config, agent, meanwhile=learn)
     collector = make_collector(config, env, policy)
@@ -80,21 +93,26 @@ def train(
         agent,
         replay,
         journal,
+        write_errors=write_errors,
         acting=ActingState(collector, policy.memory),
         samplers=SamplerState(replay, contexts),
         random=RandomState(),
     )
     with journal, StopSignals(run.path) as stop:
         done = snapshots.restore()  # 0 in a new run
-        for step, transition in enumerate(collector, start=done + 1):
+        collected = snapshots.guard(collector)
+        for step, transition in enumerate(collected, start=done + 1):
             # 1. Act, and remember the transition.
             replay.extend(transition.select(*REMEMBERED))
             journal.step(step, transition)
             if metrics and step % config.log.every < config.training.steps_per_update:
-                journal.metrics(step, metrics)
+                row = journal.metrics(step, metrics)
+                stop_if_diverged(run, step, row, batches, limit=limit)
             metrics.clear()
+            batches.clear()
             if step % config.log.film_every == 0:
-                film(agent, journal, run)
+                with write_errors.during("a film"):
+                    film(agent, journal, run)
             # Last, so that a run goes on with the next step.
             if stop.requested or step % config.log.checkpoint_every == 0:
                 snapshots.save(step)
@@ -118,18 +136,22 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Train, score and write everything of one run; return its result."""
     config, resumed = read_arguments(arguments)
     check_environment(config)
+    if config.execution.deterministic:
+        prefer_repeatable_kernels()
     device = make_device(config.execution.device)
     seed_everything(config.seed)
     env = make_env(config, seed=config.seed)
     num_actions = env.action_spec.shape[-1]
+    print(describe_replay(config, num_actions, device))
     warn_if_long(config, num_actions=num_actions, device=device)
     run = open_run(config, resumed=resumed)
 
     agent = make_agent(config, num_actions, device)
     journal = train(config, agent, env, run)
-    film(agent, journal, run)
     env.close()
-    result = score_run(config, agent, run, journal)
+    with Stop(run).during("the result"):
+        film(agent, journal, run)
+        result = score_run(config, agent, run, journal)
     if result["complete"]:
         discard_snapshots(run)
     return result
@@ -147,4 +169,4 @@ if __name__ == "__main__":
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except ValueError as error:  # what this package says about bad input
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
