@@ -211,6 +211,7 @@ OPTIONS = ("config", "options", "limits")
 MAY_READ_OPTIONS = (
     *OPTIONS,
     *("factories", "estimate", "evaluation", "record", "agent", "learner", "sweep"),
+    "gridworld.options",
 )
 
 
