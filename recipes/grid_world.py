@@ -20,8 +20,9 @@ from functools import partial
 from drama_torchrl.factories import make_device
 from drama_torchrl.gridworld.options import GridWorldOptions, read_options
 from drama_torchrl.gridworld.outcome import write_study
-from drama_torchrl.gridworld.report import draw_grid_world, grid_world_table
+from drama_torchrl.gridworld.plots import draw_grid_world
 from drama_torchrl.gridworld.study import Row, study_grid_world
+from drama_torchrl.gridworld.tables import grid_world_table
 
 
 def main(arguments: Sequence[str]) -> list[Row]:

@@ -21,8 +21,9 @@ from functools import partial
 from drama_torchrl.factories import make_device
 from drama_torchrl.gridworld.options import MemoryOptions, read_options
 from drama_torchrl.gridworld.outcome import write_study
-from drama_torchrl.gridworld.report import draw_memory, memory_table
+from drama_torchrl.gridworld.plots import draw_memory
 from drama_torchrl.gridworld.study import Row, study_memory
+from drama_torchrl.gridworld.tables import memory_table
 
 
 def main(arguments: Sequence[str]) -> list[Row]:

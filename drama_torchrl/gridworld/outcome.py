@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from drama_torchrl.gridworld.options import StudyOptions
-from drama_torchrl.gridworld.report import describe, origin, to_csv
 from drama_torchrl.gridworld.study import Row
+from drama_torchrl.gridworld.tables import describe, origin, to_csv
 from drama_torchrl.record import provenance
 from drama_torchrl.record.atomic import replacing, write_json
 from drama_torchrl.report.plots import to_png

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from drama_torchrl.gridworld.report import (
+from drama_torchrl.gridworld.plots import draw_grid_world, draw_memory
+from drama_torchrl.gridworld.study import Row
+from drama_torchrl.gridworld.tables import (
     PAPER,
-    draw_grid_world,
-    draw_memory,
     grid_world_table,
     memory_table,
     origin,
     to_csv,
 )
-from drama_torchrl.gridworld.study import Row
 from drama_torchrl.gridworld.training import Cost
 from drama_torchrl.report.plots import to_png
 
