@@ -220,6 +220,7 @@ MAY_READ_OPTIONS = (
         "report",
         "sweep",
     ),
+    "gridworld.options",
 )
 
 
