@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from drama_torchrl.gridworld.model import TokenModel
-from drama_torchrl.optim import clip_and_step, linear_warmup
+from drama_torchrl.optim import linear_warmup
 from drama_torchrl.precision import Precision
 
 __all__ = ["MAX_GRAD_NORM", "Cost", "Learner", "Stopwatch", "next_token_loss"]
@@ -96,7 +96,8 @@ class Learner:
             logits = self.model(tokens)
         loss = next_token_loss(logits, tokens, last)
         loss.backward()
-        clip_and_step(self.optimizer, MAX_GRAD_NORM)
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM, foreach=True)
+        self.optimizer.step()
         self.schedule.step()
         return loss.detach()
 
