@@ -9,12 +9,9 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from drama_torchrl.finite import is_finite
-
 __all__ = [
     "LaProp",
-    "apply_gradients",
-    "clip_and_step",
+    "clip_gradients",
     "differentiate",
     "linear_warmup",
 ]
@@ -200,32 +197,6 @@ def linear_warmup(
     )
 
 
-def apply_gradients(
-    losses: TensorDictBase, optimizer: torch.optim.Optimizer, max_norm: float
-) -> Tensor:
-    """Zero the gradients, differentiate the sum of the losses, clip and step.
-
-    Args:
-        losses: entries named ``loss_*`` are summed.
-        optimizer: all its parameters are clipped together.
-        max_norm: bound of the norm of the gradient.
-
-    Returns:
-        The norm of the gradient before clipping, a scalar tensor.
-
-    Example:
-        >>> import torch
-        >>> from tensordict import TensorDict
-        >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
-        >>> optimizer = torch.optim.SGD([theta], lr=1.0)
-        >>> losses = TensorDict(loss_theta=theta.square().sum())
-        >>> apply_gradients(losses, optimizer, max_norm=1.0), theta.data
-        (tensor(4.), tensor([1.0000]))
-    """
-    differentiate(losses, optimizer)
-    return clip_and_step(losses, optimizer, max_norm)
-
-
 def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> None:
     """Replace the gradients by those of the sum of the losses.
 
@@ -247,13 +218,10 @@ def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> N
     total.backward()
 
 
-def clip_and_step(
-    losses: TensorDictBase, optimizer: torch.optim.Optimizer, max_norm: float
-) -> Tensor:
-    """Clip the gradients and step, unless they or a loss are not finite.
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """Scale the gradients down where their norm exceeds a bound.
 
     Args:
-        losses: that the gradients are of, entries named ``loss_*``.
         optimizer: all its parameters are clipped together.
         max_norm: bound of the norm of the gradient.
 
@@ -262,16 +230,10 @@ def clip_and_step(
 
     Example:
         >>> import torch
-        >>> from tensordict import TensorDict
         >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
         >>> theta.grad = torch.tensor([4.0])
-        >>> losses = TensorDict(loss_theta=torch.tensor(4.0))
-        >>> clip_and_step(losses, LaProp([theta], lr=1.0), max_norm=1.0), theta.data
+        >>> clip_gradients(torch.optim.SGD([theta], lr=1.0), max_norm=1.0), theta.grad
         (tensor(4.), tensor([1.0000]))
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(params, max_norm, foreach=True)
-    if isinstance(optimizer, LaProp):
-        optimizer.applied = is_finite(losses, norm)
-    optimizer.step()
-    return norm
+    return nn.utils.clip_grad_norm_(params, max_norm, foreach=True)

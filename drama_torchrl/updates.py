@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchrl.objectives import TargetNetUpdater
 
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
-from drama_torchrl.finite import FiniteSteps
+from drama_torchrl.finite import FiniteSteps, is_finite
 from drama_torchrl.modules.mode import evaluating, training
 from drama_torchrl.objectives import (
     ActorLoss,
@@ -19,7 +19,7 @@ from drama_torchrl.objectives import (
     LambdaReturns,
     WorldModelLoss,
 )
-from drama_torchrl.optim import LaProp, clip_and_step, differentiate
+from drama_torchrl.optim import LaProp, clip_gradients, differentiate
 from drama_torchrl.precision import Precision
 from drama_torchrl.streams import Branch
 
@@ -223,8 +223,9 @@ def _apply(
     losses: TensorDict, optimizer: LaProp, max_grad_norm: float, finite: FiniteSteps
 ) -> TensorDict:
     """Step if all is finite; add the gradient's norm and the steps lost in a row."""
-    norm = clip_and_step(losses, optimizer, max_grad_norm)
-    assert optimizer.applied is not None
+    norm = clip_gradients(optimizer, max_grad_norm)
+    optimizer.applied = is_finite(losses, norm)
+    optimizer.step()
     finite.end(optimizer.applied)
     return losses.set("grad_norm", norm).set("not_applied", finite.in_a_row.float())
 

@@ -12,8 +12,23 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from drama_torchrl.optim import LaProp, apply_gradients, linear_warmup
+from drama_torchrl.optim import (
+    LaProp,
+    clip_gradients,
+    differentiate,
+    linear_warmup,
+)
 from tests.reference.oracles import laprop_loop
+
+
+def apply_gradients(
+    losses: TensorDict, optimizer: torch.optim.Optimizer, max_norm: float
+) -> Tensor:
+    """What an update does between the losses and the parameters."""
+    differentiate(losses, optimizer)
+    norm = clip_gradients(optimizer, max_norm)
+    optimizer.step()
+    return norm
 
 
 def descend(

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from drama_torchrl.gridworld.model import TokenModel
-from drama_torchrl.optim import linear_warmup
+from drama_torchrl.optim import clip_gradients, linear_warmup
 from drama_torchrl.precision import Precision
 
 __all__ = ["MAX_GRAD_NORM", "Cost", "Learner", "Stopwatch", "next_token_loss"]
@@ -96,7 +96,7 @@ class Learner:
             logits = self.model(tokens)
         loss = next_token_loss(logits, tokens, last)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM, foreach=True)
+        clip_gradients(self.optimizer, MAX_GRAD_NORM)
         self.optimizer.step()
         self.schedule.step()
         return loss.detach()
