@@ -44,7 +44,8 @@ def can_step(projected: Tensor, conv: Tensor, ssm: Tensor, *parameters: Tensor) 
         and projected.is_cuda
         and projected.dtype in _DTYPES
         and conv.dtype in _DTYPES
-        and all(t.dtype == torch.float32 for t in (ssm, *parameters))
+        and ssm.dtype in _DTYPES
+        and all(t.dtype == torch.float32 for t in parameters)
         and ssm.shape[3] <= _MOST_STATES
         and not torch.is_grad_enabled()
     )
@@ -75,7 +76,7 @@ def mamba2_step(
     Args:
         projected: ``[B, 2·DI + 2·S + NH]`` in bf16, fp16 or fp32.
         conv: ``[B, DI + 2·S, K-1]``, the inputs u before, oldest first.
-        ssm: ``[B, NH, P, S]`` in float32, h_{t-1}.
+        ssm: ``[B, NH, P, S]`` in bf16, fp16 or fp32, h_{t-1}.
         weight: ``[DI + 2·S, K]`` in float32, as all that follow.
         bias: ``[DI + 2·S]``.
         dt_bias: ``[NH]``.
@@ -84,7 +85,7 @@ def mamba2_step(
 
     Returns:
         gated ``[B, DI]`` in float32, and the new conv, channels side by side in memory
-        and in the dtype of projected, and the new ssm.
+        and in the dtype of projected, and the new ssm, rounded to the dtype of the old.
     """
     gated, new_conv, new_ssm = _outputs(
         projected, conv, ssm, weight, bias, dt_bias, A_log, D
@@ -125,15 +126,15 @@ def _outputs(
     projected: Tensor,
     conv: Tensor,
     ssm: Tensor,
-    weight: Tensor,  # noqa: ARG001  the operator's signature
-    bias: Tensor,  # noqa: ARG001
+    weight: Tensor,
+    bias: Tensor,  # noqa: ARG001  the operator's signature
     dt_bias: Tensor,  # noqa: ARG001
     A_log: Tensor,  # noqa: ARG001
     D: Tensor,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, width, _ = ssm.shape
     _, channels, before = conv.shape
-    gated = torch.empty(batch, heads * width, dtype=ssm.dtype, device=ssm.device)
+    gated = torch.empty(batch, heads * width, dtype=weight.dtype, device=ssm.device)
     rows = torch.empty(
         batch, before, channels, dtype=projected.dtype, device=projected.device
     )

@@ -133,7 +133,7 @@ def mamba2_step_kernel(
     upper = tl.arange(0, 2)[:, None] == 0
     b_t = tl.sum(tl.where(upper, maps, 0.0), 0)
     c_t = tl.sum(tl.where(upper, 0.0, maps), 0)
-    h = h * tl.exp(dt * rate)[:, None] + (x * dt)[:, None] * b_t[None, :]
+    h = h.to(tl.float32) * tl.exp(dt * rate)[:, None] + (x * dt)[:, None] * b_t[None, :]
     y = tl.sum(h * c_t[None, :], 1).to(projected.dtype.element_ty).to(tl.float32)
     y += tl.load(skips + head, mask=inside, other=0.0) * x
 
