@@ -9,6 +9,8 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from drama_torchrl.parallel import average_
+
 __all__ = [
     "LaProp",
     "apply_gradients",
@@ -211,7 +213,7 @@ def apply_gradients(
 
 
 def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> None:
-    """Replace the gradients by those of the sum of the losses.
+    """Replace the gradients by those of the sum of the losses, over all processes.
 
     Args:
         losses: entries named ``loss_*`` are summed.
@@ -229,6 +231,8 @@ def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> N
     total = sum(value for name, value in losses.items() if name.startswith("loss_"))
     optimizer.zero_grad(set_to_none=True)
     total.backward()
+    params = (p for group in optimizer.param_groups for p in group["params"])
+    average_([p.grad for p in params if p.grad is not None])
 
 
 def clip_and_step(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["RandomState", "seed_everything"]
+from drama_torchrl.parallel import rank
+
+__all__ = ["RandomState", "seed_everything", "seed_noise"]
 
 
 def seed_everything(seed: int) -> None:
@@ -28,6 +30,21 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def seed_noise(seed: int, step: int) -> None:
+    """Give each process but the first random numbers of its own for a step.
+
+    They depend on nothing else, so that a run that goes on needs no states of them. The
+    first process draws as a single one does.
+
+    Args:
+        seed: of the run.
+        step: of the environment.
+    """
+    if rank() > 0:
+        words = np.random.SeedSequence([seed, step, rank()]).generate_state(1, "uint64")
+        torch.manual_seed(int(words[0]))
 
 
 class RandomState:

@@ -24,6 +24,7 @@ from drama_torchrl.optim import (
     clip_and_step,
     differentiate,
 )
+from drama_torchrl.parallel import all_mean, size
 from drama_torchrl.precision import Precision
 from drama_torchrl.streams import Branch
 
@@ -78,7 +79,7 @@ class WorldModelUpdate:
         with training(self.loss), self.precision():
             losses = self.loss(batch)
         differentiate(losses, self.optimizer)
-        return losses.detach()
+        return _over_processes(losses.detach())
 
     def step(self) -> Tensor:
         """Apply the gradients and return their norm."""
@@ -151,7 +152,7 @@ class BehaviourUpdate:
         metrics = losses.detach().set("grad_norm", norm)
         metrics.set("imagined_reward", rollout.get(("next", "reward")).mean())
         ended = rollout.get(("next", "terminated")).float().mean()
-        return metrics.set("imagined_termination", ended)
+        return _over_processes(metrics.set("imagined_termination", ended))
 
     def act(self, state: TensorDictBase) -> TensorDictBase:
         """Add an ``"action"`` to imagined states ``[N]``."""
@@ -216,6 +217,14 @@ class UpdatesAtOnce(UpdatesInTurn):
         del held  # until here the branch reads them
         world_model.set("grad_norm", self.world_model.step())
         return TensorDict({"world_model": world_model, "behaviour": behaviour})
+
+
+def _over_processes(metrics: TensorDict) -> TensorDict:
+    """Average metrics, means over batches all of them."""
+    if size() == 1:
+        return metrics
+    names, values = zip(*metrics.items(), strict=True)
+    return TensorDict(dict(zip(names, all_mean(*values), strict=True)))
 
 
 @contextmanager

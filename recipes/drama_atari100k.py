@@ -2,6 +2,10 @@
 
     python recipes/drama_atari100k.py preset=quick env.game=Pong seed=1
 
+On two GPUs, each with half of every batch:
+
+    torchrun --nproc-per-node 2 recipes/drama_atari100k.py env.game=Pong seed=1
+
 Options are ``key=value``; ``drama_torchrl/options.py`` lists them. What a run leaves
 behind is in ``runs/<game>-<preset>-seed<seed>``, unless ``run_dir`` says otherwise.
 Interrupted, by SIGTERM or Ctrl-C (exit code 75) or by force, it goes on exactly with
@@ -32,15 +36,17 @@ from drama_torchrl.factories import (
     make_policy,
     make_replay,
 )
+from drama_torchrl.parallel import ProcessFailedError, processes
 from drama_torchrl.record.film_files import write_film
 from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.result import score_run
 from drama_torchrl.record.resuming import open_run, read_arguments
 from drama_torchrl.record.run_directory import RunDirectory
-from drama_torchrl.record.run_state import ActingState, SamplerState
+from drama_torchrl.record.run_state import ActingState, ReplayState, SamplerState
 from drama_torchrl.record.snapshot import Snapshots, discard_snapshots
 from drama_torchrl.record.stopping import RunStopped, StopSignals
-from drama_torchrl.seeding import RandomState, seed_everything
+from drama_torchrl.seeding import RandomState, seed_everything, seed_noise
+from drama_torchrl.team import Team
 
 REMEMBERED = [
     "pixels",
@@ -54,56 +60,69 @@ REMEMBERED = [
 def train(
     config: DramaConfig, agent: Agent, env: EnvBase, run: RunDirectory
 ) -> Journal:
-    """Run the algorithm of the paper for one agent in one environment."""
-    replay, contexts = make_replay(config, agent.device)
-    journal = Journal(
-        run,
-        total_steps=config.training.total_steps,
-        progress=config.log.progress,
-        logger=make_logger(config, run.path),
-    )
-    metrics: dict[str, TensorDictBase] = {}  # of this step's updates
+    """Run the algorithm of the paper for one agent in one environment.
 
-    def learn() -> None:
+    Of several processes, the first one plays, writes and returns; the others learn with
+    it, each on its share of every batch, and exit.
+    """
+    replay, contexts = make_replay(config, agent.device)
+    samplers = SamplerState(replay, contexts)
+    metrics: dict[str, TensorDictBase] = {}  # of this step's updates
+    team = Team(agent, ReplayState(replay), samplers)
+    remember = team.everywhere(replay.extend)
+
+    @team.everywhere
+    def learn(step: int) -> None:
         """Train on the past, on the device, while the environment takes a step."""
-        if config.training.updates_at(journal.steps + 1):
+        if config.training.updates_at(step):
+            seed_noise(config.seed, step)
             windows = replay.sample().to(agent.device)
             starts = contexts.sample().to(agent.device)
             # 2. Learn how the world goes; 3. learn how to act in imagination.
             metrics.update(agent.learn(windows, starts))
 
-    policy = make_policy(config, agent, meanwhile=learn)
-    collector = make_collector(config, env, policy)
-    snapshots = Snapshots(
-        run,
-        config,
-        agent,
-        replay,
-        journal,
-        acting=ActingState(collector, policy.memory),
-        samplers=SamplerState(replay, contexts),
-        random=RandomState(),
-    )
-    with journal, StopSignals(run.path) as stop:
-        done = snapshots.restore()  # 0 in a new run
-        for step, transition in enumerate(collector, start=done + 1):
-            # 1. Act, and remember the transition.
-            replay.extend(transition.select(*REMEMBERED))
-            journal.step(step, transition)
-            if metrics and step % config.log.every < config.training.steps_per_update:
-                journal.metrics(step, metrics)
-            metrics.clear()
-            if step % config.log.film_every == 0:
-                film(agent, journal, run)
-            # Last, so that a run goes on with the next step.
-            if stop.requested or step % config.log.checkpoint_every == 0:
-                snapshots.save(step)
-                stop.check()
-            if journal.minutes > config.training.max_minutes > 0:
-                break
-        snapshots.save(journal.steps)
-        stop.check()
-        collector.shutdown(close_env=False)
+    with StopSignals(run.path) as stop, team:
+        team.follow()
+        journal = Journal(
+            run,
+            total_steps=config.training.total_steps,
+            progress=config.log.progress,
+            logger=make_logger(config, run.path),
+        )
+        policy = make_policy(config, agent, meanwhile=lambda: learn(journal.steps + 1))
+        collector = make_collector(config, env, policy)
+        snapshots = Snapshots(
+            run,
+            config,
+            agent,
+            replay,
+            journal,
+            acting=ActingState(collector, policy.memory),
+            samplers=samplers,
+            random=RandomState(),
+        )
+        with journal:
+            done = snapshots.restore()  # 0 in a new run
+            team.align()
+            for step, transition in enumerate(collector, start=done + 1):
+                # 1. Act, and remember the transition.
+                remember(transition.select(*REMEMBERED))
+                journal.step(step, transition)
+                logged = step % config.log.every < config.training.steps_per_update
+                if metrics and logged:
+                    journal.metrics(step, metrics)
+                metrics.clear()
+                if step % config.log.film_every == 0:
+                    film(agent, journal, run)
+                # Last, so that a run goes on with the next step.
+                if stop.requested or step % config.log.checkpoint_every == 0:
+                    snapshots.save(step)
+                    stop.check()
+                if journal.minutes > config.training.max_minutes > 0:
+                    break
+            snapshots.save(journal.steps)
+            stop.check()
+            collector.shutdown(close_env=False)
     return journal
 
 
@@ -117,16 +136,16 @@ def film(agent: Agent, journal: Journal, run: RunDirectory) -> None:
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Train, score and write everything of one run; return its result."""
     config, resumed = read_arguments(arguments)
-    check_environment(config)
     device = make_device(config.execution.device)
-    seed_everything(config.seed)
-    env = make_env(config, seed=config.seed)
-    num_actions = env.action_spec.shape[-1]
-    warn_if_long(config, num_actions=num_actions, device=device)
-    run = open_run(config, resumed=resumed)
-
-    agent = make_agent(config, num_actions, device)
-    journal = train(config, agent, env, run)
+    with processes(device):
+        check_environment(config)
+        seed_everything(config.seed)
+        env = make_env(config, seed=config.seed)
+        num_actions = env.action_spec.shape[-1]
+        warn_if_long(config, num_actions=num_actions, device=device)
+        run = open_run(config, resumed=resumed)
+        agent = make_agent(config, num_actions, device)
+        journal = train(config, agent, env, run)
     film(agent, journal, run)
     env.close()
     result = score_run(config, agent, run, journal)
@@ -146,5 +165,5 @@ if __name__ == "__main__":
     except RunStopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
-    except ValueError as error:  # what this package says about bad input
+    except (ValueError, ProcessFailedError) as error:  # what this package says itself
         sys.exit(f"error: {error}")

@@ -19,6 +19,7 @@ from torchrl.data.replay_buffers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
 from drama_torchrl.data.visit_counts import RingCursor
+from drama_torchrl.parallel import from_first, my_share
 
 __all__ = [
     "UniformWindowSampler",
@@ -100,7 +101,8 @@ class WindowSampler(Sampler):
     oldest. The starts of one batch are all different.
 
     ``sample`` does not wait for the device, except with an ``episode_end_key``, where
-    counting the allowed starts takes one host sync. Prefetching buffers draw ahead
+    counting the allowed starts takes one host sync. Of several processes, each reads
+    its share of the windows that the first one drew. Prefetching buffers draw ahead
     of training, and so count ahead: use ``prefetch=0``.
 
     Args:
@@ -154,8 +156,10 @@ class WindowSampler(Sampler):
                 f"or lower batch_size or window."
             )
         log_weights = self.log_weights(self._allowed(storage))
-        starts = draw_starts(log_weights, batch_size, self._rng)
+        # Drawn once: every process counts all starts and reads its own.
+        starts = from_first(draw_starts(log_weights, batch_size, self._rng))
         self.count(starts)
+        starts = my_share(starts)
         steps = torch.arange(self.window, device=starts.device)
         return (starts[:, None] + steps) % storage.max_size, {}
 

@@ -13,8 +13,10 @@ backward reads x and dy for the two sums and again to write dx: z, s and x̂ are
 to compute again than to keep. All four passes move 8·M·C elements. Sums are float32 and
 in a fixed order, so that results repeat to the bit.
 
-Between the passes lie the [C] vectors that GPUs sharing a batch would combine: (count,
-mean, M2) in ``batch_norm_silu_fused``, (Σ dz, Σ dz · x̂) in its gradient.
+Between the passes lie the [C] vectors that processes sharing a batch combine: mean and
+M2 in ``batch_norm_silu_fused``, Σ dz and Σ dz · x̂ in its gradient. M is then the number
+of samples of all of them; dγ and dβ stay each process's own, to be averaged with all
+other gradients.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from drama_torchrl.kernels.batch_norm_silu_operators import (
     normalise_silu,
 )
 from drama_torchrl.kernels.optional_triton import triton
+from drama_torchrl.parallel import all_mean, pool_moments, size
 
 __all__ = ["batch_norm_silu", "batch_norm_silu_fused", "batch_norm_silu_reference"]
 
@@ -93,10 +96,38 @@ def batch_norm_silu_reference(
     eps: float,
 ) -> Tensor:
     """:func:`batch_norm_silu` in plain torch, on any device."""
+    if size() > 1:
+        return _shared_reference(
+            x, weight, bias, running_mean, running_var, momentum=momentum, eps=eps
+        )
     z = F.batch_norm(
         x, running_mean, running_var, weight, bias, True, momentum=momentum, eps=eps
     )
     return F.silu(z)
+
+
+def _shared_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """The formula over all processes' samples, differentiated by autograd."""
+    exact = x if x.dtype == torch.float64 else x.float()
+    (mean,) = all_mean(exact.mean(0))
+    centred = exact - mean
+    (variance,) = all_mean(centred.square().mean(0))
+    count = x.shape[0] * size()
+    with torch.no_grad():
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        unbiased = variance * (count / (count - 1))
+        running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    z = centred * torch.rsqrt(variance + eps) * weight + bias
+    return F.silu(z).to(x.dtype)
 
 
 def batch_norm_silu_fused(
@@ -114,8 +145,9 @@ def batch_norm_silu_fused(
     The passes are opaque ``custom_op`` that mutate nothing, so that compilers need to
     know only shapes; plain torch moves the running statistics, which they understand.
     """
-    count = x.shape[0]
     mean, m2 = channel_statistics(x.detach())
+    mean, m2 = pool_moments(mean, m2, x.shape[0])
+    count = x.shape[0] * size()
     with torch.no_grad():
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((m2 / (count - 1)).to(running_var.dtype), momentum)

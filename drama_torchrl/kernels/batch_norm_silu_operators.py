@@ -22,6 +22,7 @@ from drama_torchrl.kernels.batch_norm_silu_forward_kernels import (
     statistics_kernel,
 )
 from drama_torchrl.kernels.optional_triton import triton
+from drama_torchrl.parallel import all_sum, size
 
 __all__ = [
     "channel_statistics",
@@ -131,7 +132,10 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 def normalise_silu(
     x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """SiLU of x normalised by *its own* mean and variance, as its gradient assumes."""
+    """SiLU of x normalised by its own mean and variance, those over all processes.
+
+    Its gradient takes them for functions of x.
+    """
     y = torch.empty_like(x)
     _launch(normalise_kernel, _NORMALISE, x, mean, variance, weight, bias, y, eps)
     return y
@@ -178,8 +182,9 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     sums = normalise_silu_sums(x, dy, vectors, ctx.eps)
     dx = None
     if ctx.needs_input_grad[0]:
-        count = x.shape[0]
-        dx = normalise_silu_gradient(x, dy, [*vectors, *sums], count, ctx.eps)
+        count = x.shape[0] * size()
+        totals = all_sum(*sums)
+        dx = normalise_silu_gradient(x, dy, [*vectors, *totals], count, ctx.eps)
     (dbias, dweight), (*_, weight, bias) = sums, vectors
     return dx, None, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None
 

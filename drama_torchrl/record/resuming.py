@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drama_torchrl.config import DramaConfig, config_from_dict, load_config, read_config
+from drama_torchrl.parallel import rank
 from drama_torchrl.record.checkpoint import CheckpointError
 from drama_torchrl.record.manifest import Manifest
 from drama_torchrl.record.run_directory import RunDirectory
@@ -52,7 +53,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[DramaConfig, bool]:
 
 
 def open_run(config: DramaConfig, *, resumed: bool) -> RunDirectory:
-    """The directory of a run, made if it is a new one.
+    """The directory of a run, made by the first process if it is a new one.
 
     Args:
         config: the options.
@@ -67,7 +68,7 @@ def open_run(config: DramaConfig, *, resumed: bool) -> RunDirectory:
         >>> open_run(config, resumed=False).config.name
         'config.yaml'
     """
-    if resumed:
+    if resumed or rank() > 0:
         return RunDirectory(config.run_path)
     return RunDirectory.create(config.run_path, config)
 

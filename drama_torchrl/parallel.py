@@ -1,0 +1,332 @@
+"""One training run on several processes, each with its share of every batch.
+
+A process has all networks and all of the replay; it trains on its rows of each batch.
+What a mean over the batch is computed from is combined over the processes, so that they
+train as one process would: :func:`all_sum`, :func:`all_mean` and :func:`pool_moments`.
+Outside :func:`processes` there is one process, and they return what they are given.
+
+Each process differentiates the *sum* of all processes' losses with respect to its own
+numbers: the gradient of :func:`all_sum` is the sum of all gradients. The mean of the
+processes' gradients is then that of the mean of their losses (:func:`average_`).
+
+The collectives are operators of ours rather than torch's functional ones: opaque to
+compilers, which keep them where they are in a region, one call in eager mode, on the
+current stream and so in CUDA graphs, through NCCL as through gloo.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = [
+    "ProcessFailedError",
+    "abandon",
+    "all_mean",
+    "all_sum",
+    "average_",
+    "before_leaving",
+    "from_first",
+    "gather",
+    "leave",
+    "my_share",
+    "pool_moments",
+    "processes",
+    "rank",
+    "size",
+    "tell",
+]
+
+_FAILED = "drama_torchrl/failed"
+_CPU = torch.device("cpu")
+_Sliceable = TypeVar("_Sliceable")
+
+# Plain numbers, which compilers take for constants and guard.
+_size = 1
+_rank = 0
+_store: Any = None
+_abandoned = False
+_leaving: list[Callable[[], None]] = []
+
+
+class ProcessFailedError(RuntimeError):
+    """Another process of the run failed, and so this one cannot go on."""
+
+
+def size() -> int:
+    """Number of processes that share each batch; 1 outside :func:`processes`.
+
+    Example:
+        >>> size()
+        1
+    """
+    return _size
+
+
+def rank() -> int:
+    """Number of this process, from 0: the first one plays, writes and shows."""
+    return _rank
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Join the processes that ``torchrun`` started; alone without it.
+
+    Tensors of a CUDA device are exchanged by NCCL, those of the host by gloo. An error
+    that leaves the block is made known, so that no process waits for this one.
+
+    Args:
+        device: what trains; CUDA becomes the GPU of this process.
+
+    Raises:
+        ValueError: if there are more processes than GPUs.
+        ProcessFailedError: if another process failed.
+
+    Example:
+        >>> with processes(torch.device("cpu")):
+        ...     rank(), size()
+        (0, 1)
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    _join(device)
+    try:
+        yield
+    except Exception as error:
+        abandon(error)
+        raise
+    finally:
+        leave()
+
+
+def _join(device: torch.device) -> None:
+    global _size, _rank, _store, _abandoned
+    options: dict[str, Any] = {"backend": "gloo"}
+    if device.type == "cuda":
+        local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= found:
+            raise ValueError(
+                f"Expected a GPU for each process, got {found} for "
+                f"{os.environ.get('LOCAL_WORLD_SIZE', local + 1)} processes on this "
+                "machine; lower --nproc-per-node."
+            )
+        torch.cuda.set_device(local)
+        gpu = torch.device("cuda", local)
+        # With a device, NCCL connects now and not while a graph is captured.
+        options = {"backend": "cpu:gloo,cuda:nccl", "device_id": gpu}
+    _store, this, count = next(dist.rendezvous("env://"))
+    dist.init_process_group(store=_store, rank=this, world_size=count, **options)
+    _rank, _size, _abandoned = this, count, False
+
+
+def leave() -> None:
+    """Be alone again before the end of :func:`processes`, when all others are too."""
+    global _size, _rank, _store
+    if _size == 1:
+        return
+    # NCCL's communicators do not end before the graphs that use them.
+    for callback in _leaving:
+        callback()
+    _leaving.clear()
+    if not _abandoned:  # else it might wait for processes that have ended
+        dist.destroy_process_group()
+    _size, _rank, _store = 1, 0, None
+
+
+def before_leaving(callback: Callable[[], None]) -> None:
+    """Have something called at the end of :func:`processes`; nothing if alone."""
+    if _size > 1:
+        _leaving.append(callback)
+
+
+def abandon(error: Exception) -> None:
+    """Tell the other processes why this one answers no more; the first error counts."""
+    global _abandoned
+    if _size == 1 or _abandoned:
+        return
+    _abandoned = True
+    if not isinstance(error, ProcessFailedError):
+        said = f"process {_rank} of {_size}: {type(error).__name__}: {error}"
+        _store.set(_FAILED, said)
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Say which process failed where a connection is found broken."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = "one that ended without a word"
+        try:
+            if _store.check([_FAILED]):
+                said = _store.get(_FAILED).decode()
+        except RuntimeError:  # whoever kept the store has ended too
+            pass
+        raise ProcessFailedError(
+            f"Process {_rank} of {_size} lost another one and ends too: {said}."
+        ) from error
+
+
+@torch.library.custom_op("drama_torchrl::all_sum", mutates_args=())
+def _all_sum(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    with _talking():
+        dist.all_reduce(total)
+    return total
+
+
+@torch.library.custom_op("drama_torchrl::gather", mutates_args=())
+def _gather(x: Tensor) -> Tensor:
+    everywhere = x.new_empty(_size, *x.shape)
+    with _talking():
+        dist.all_gather(list(everywhere.unbind()), x.contiguous())
+    return everywhere
+
+
+def _sum_gradients(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG001
+    return _all_sum(gradient)
+
+
+_all_sum.register_fake(
+    lambda x: torch.empty_like(x, memory_format=torch.contiguous_format)
+)
+_all_sum.register_autograd(_sum_gradients)
+_gather.register_fake(lambda x: x.new_empty(_size, *x.shape))
+
+
+def all_sum(*values: Tensor) -> tuple[Tensor, ...]:
+    """Sum each tensor over the processes, in one exchange, with gradients.
+
+    y = Σ_r x_r,  ∂/∂x_r Σ_s L_s = Σ_s ∂L_s/∂y
+
+    Args:
+        values: of one dtype, and of the same shapes in all processes.
+
+    Returns:
+        The sums, the same to the bit in all processes.
+
+    Example:
+        >>> all_sum(torch.ones(2))
+        (tensor([1., 1.]),)
+    """
+    if _size == 1:
+        return values
+    total = _all_sum(torch.cat([value.reshape(-1) for value in values]))
+    parts = total.split([value.numel() for value in values])
+    return tuple(p.view(v.shape) for p, v in zip(parts, values, strict=True))
+
+
+def all_mean(*values: Tensor) -> tuple[Tensor, ...]:
+    """Average each tensor over the processes, as :func:`all_sum` sums.
+
+    Example:
+        >>> all_mean(torch.ones(()), torch.zeros(2))
+        (tensor(1.), tensor([0., 0.]))
+    """
+    if _size == 1:
+        return values
+    return tuple(total / _size for total in all_sum(*values))
+
+
+@torch.no_grad()
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors, such as gradients, by their means over the processes."""
+    if _size > 1 and tensors:
+        torch._foreach_copy_(list(tensors), list(all_mean(*tensors)))
+
+
+def gather(x: Tensor) -> Tensor:
+    """Join the rows of all processes, without gradient.
+
+    Args:
+        x: ``[N, *]``, of the same shape in all processes.
+
+    Returns:
+        ``[R·N, *]`` for R processes, in their order.
+
+    Example:
+        >>> gather(torch.arange(2))
+        tensor([0, 1])
+    """
+    return x if _size == 1 else _gather(x.detach()).flatten(0, 1)
+
+
+def pool_moments(mean: Tensor, m2: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Pool means and sums of squared deviations of as many samples in each process.
+
+    μ = mean_r μ_r,  M = Σ_r M_r + n Σ_r (μ_r - μ)²   (Chan et al. 1979)
+
+    Args:
+        mean: ``[C]``, of this process's samples.
+        m2: ``[C]``, their squared deviations from it, summed.
+        count: number n of them.
+
+    Returns:
+        Both over the samples of all processes, without gradient.
+
+    Example:
+        >>> pool_moments(torch.zeros(1), torch.ones(1), 3)
+        (tensor([0.]), tensor([1.]))
+    """
+    if _size == 1:
+        return mean, m2
+    means, m2s = _gather(torch.stack([mean.detach(), m2.detach()])).unbind(1)
+    mean = means.mean(0)
+    return mean, m2s.sum(0) + count * (means - mean).square().sum(0)
+
+
+def my_share(rows: _Sliceable) -> _Sliceable:
+    """Take this process's rows of a tensor or tensordict that all processes have.
+
+    Raises:
+        ValueError: if the rows cannot be shared evenly.
+
+    Example:
+        >>> my_share(torch.arange(4))
+        tensor([0, 1, 2, 3])
+    """
+    if _size == 1:
+        return rows
+    total = len(rows)  # type: ignore[arg-type]
+    if total % _size:
+        raise ValueError(
+            f"Expected a batch that {_size} processes can share evenly, got {total} "
+            "rows: choose a multiple."
+        )
+    count = total // _size
+    return rows[_rank * count : (_rank + 1) * count]  # type: ignore[index]
+
+
+def from_first(x: Tensor) -> Tensor:
+    """Return the first process's tensor, of the same shape in all, in all of them.
+
+    Example:
+        >>> from_first(torch.arange(2))
+        tensor([0, 1])
+    """
+    if _size == 1:
+        return x
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    with _talking():
+        dist.broadcast(x, src=0)
+    return x
+
+
+def tell(message: Any) -> Any:
+    """Return what the first process told, any object; the others' is not looked at.
+
+    It goes from host to host and waits for no device.
+    """
+    if _size == 1:
+        return message
+    box = [message]
+    with _talking():
+        dist.broadcast_object_list(box, src=0, device=_CPU)
+    return box[0]
