@@ -147,13 +147,14 @@ def batch_norms() -> dict[str, Any]:
     found = {}
     for compute in (batch_norm_silu_reference, batch_norm_silu_fused):
         leaves = [v.clone().requires_grad_() for v in (my_share(x), weight, bias)]
+        rows, gamma, beta = leaves
         mean, variance = torch.zeros(5), torch.ones(5)
-        y = compute(*leaves, mean, variance, momentum=0.3, eps=1e-5)
+        y = compute(rows, gamma, beta, mean, variance, momentum=0.3, eps=1e-5)
         y.backward(my_share(dy))
         gradients = [leaf.grad for leaf in leaves]
-        rows = (y.detach(), gradients[0])
+        matrices = (y.detach(), gradients[0])
         sums = all_sum(*(g for g in gradients[1:] if g is not None))
-        everything = [*(gather(v) for v in rows if v is not None), *sums]
+        everything = [*(gather(v) for v in matrices if v is not None), *sums]
         found[compute.__name__] = as_arrays([*everything, mean, variance])
     return found
 
