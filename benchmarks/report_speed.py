@@ -42,6 +42,7 @@ SECTIONS = {
     "bench_imagination": Section(
         speed_tables.imagination_tables, speed_plots.draw_imagination
     ),
+    "bench_dynamics": Section(speed_tables.dynamics_tables, speed_plots.draw_dynamics),
     "bench_ssd": Section(speed_tables.ssd_tables, speed_plots.draw_ssd),
     "bench_sampler": Section(speed_tables.sampler_tables, speed_plots.draw_samplers),
 }

@@ -9,9 +9,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullLocator
 
 from benchmarks.floor import PARTS
-from benchmarks.speed_tables import PART_NAMES, Report, format_number, measured_modes
+from benchmarks.speed_tables import (
+    DYNAMICS_NAMES,
+    PART_NAMES,
+    Report,
+    format_number,
+    measured_modes,
+)
 
-__all__ = ["draw_imagination", "draw_samplers", "draw_ssd", "draw_step"]
+__all__ = [
+    "draw_dynamics",
+    "draw_imagination",
+    "draw_samplers",
+    "draw_ssd",
+    "draw_step",
+]
 
 _STACKED = PARTS[:3]
 _SHRINKS = "(the batch shrinks as it grows)"
@@ -81,6 +93,27 @@ def draw_ssd(report: Report) -> Figure:
         lengths = {row["length"] for row in of_mode}
         _finish(axes, mode, f"T {_SHRINKS}", lengths)
     panels[0].set_ylabel("ms, forward and backward")
+    return figure
+
+
+def draw_dynamics(report: Report) -> Figure:
+    """Training and imagination by length, a line for each model (figure 10)."""
+    rows = [row for row in report["rows"] if "times" in row]
+    phases = list(dict.fromkeys((row["phase"], row["mode"]) for row in rows))
+    figure, panels = _panels(len(phases))
+    for axes, phase in zip(panels, phases, strict=True):
+        found = [row for row in rows if (row["phase"], row["mode"]) == phase]
+        for kind, name in DYNAMICS_NAMES.items():
+            points = [
+                (row["length"], row["times"]["call"]["median_ms"])
+                for row in found
+                if row["dynamics"] == kind
+            ]
+            if points:
+                _plot(axes, points, name)
+        xlabel = "T" if phase[0] == "training" else "steps of context"
+        _finish(axes, ", ".join(phase), xlabel, {row["length"] for row in found})
+    panels[0].set_ylabel("ms")
     return figure
 
 

@@ -9,8 +9,10 @@ from benchmarks.floor import PARTS
 from drama_torchrl.report.table import Table
 
 __all__ = [
+    "DYNAMICS_NAMES",
     "PART_NAMES",
     "Report",
+    "dynamics_tables",
     "format_number",
     "has_times",
     "imagination_tables",
@@ -29,6 +31,12 @@ PART_NAMES = {
     "actor_critic": "actor-critic update",
     "behaviour": "behaviour update (both)",
     "step": "whole step",
+}
+DYNAMICS_NAMES = {
+    "mamba2": "Mamba-2",
+    "mamba": "Mamba",
+    "gru": "GRU",
+    "transformer": "Transformer",
 }
 _ABSENT = "–"
 _GAME_STEPS = 100_000
@@ -198,6 +206,35 @@ def ssd_tables(report: Report) -> list[Table]:
     return tables
 
 
+def dynamics_tables(report: Report) -> list[Table]:
+    """Every model by length, one table a phase and mode, the fastest one named."""
+    arguments = report["arguments"]
+    shapes = {
+        "training": f"Forward and backward over {arguments['batch']} sequences of T.",
+        "imagination": f"{arguments['rollouts']} contexts of C steps, and "
+        f"{arguments['horizon']} steps after them.",
+    }
+    tables: list[Table] = []
+    for phase, mode in _distinct((row["phase"], row["mode"]) for row in report["rows"]):
+        rows = [r for r in report["rows"] if (r["phase"], r["mode"]) == (phase, mode)]
+        kinds = _distinct(row["dynamics"] for row in rows)
+        cells = []
+        for length in _distinct(row["length"] for row in rows):
+            same = {row["dynamics"]: row for row in rows if row["length"] == length}
+            times = {kind: _time(same.get(kind), "call") for kind in kinds}
+            known = {kind: ms for kind, ms in times.items() if ms is not None}
+            best = min(known, key=lambda kind: known[kind]) if known else None
+            fastest = _ABSENT if best is None else DYNAMICS_NAMES[best]
+            cells.append([str(length), *map(format_number, times.values()), fastest])
+        sizes = {r["dynamics"]: r["parameters"] for r in rows if "parameters" in r}
+        counts = ", ".join(f"{DYNAMICS_NAMES[k]} {n}" for k, n in sizes.items())
+        note = f"Median ms. {shapes[phase]} {_origin(report)} Parameters: {counts}."
+        header = ["length", *(DYNAMICS_NAMES[kind] for kind in kinds), "fastest"]
+        title = f"Dynamics, {phase}, {mode}"
+        tables.append(Table(title, _with_reasons(note, _failures(rows)), header, cells))
+    return tables
+
+
 def sampler_tables(report: Report) -> list[Table]:
     """Draws and samples by number of transitions, one table a device."""
     tables: list[Table] = []
@@ -270,11 +307,18 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 def _failures(rows: Iterable[Report]) -> list[str]:
     """Why rows have no times, each reason once."""
     return _distinct(
-        f"{row.get('form') or row.get('sampler') or row.get('axis')}: {row[kind]}"
+        f"{_named(row)}: {row[kind]}"
         for row in rows
         for kind in ("skipped", "failure")
         if kind in row
     )
+
+
+def _named(row: Report) -> str:
+    if "dynamics" in row:
+        return f"{DYNAMICS_NAMES[row['dynamics']]} at {row['length']}"
+    name: str = row.get("form") or row.get("sampler") or row["axis"]
+    return name
 
 
 def _with_reasons(note: str, reasons: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ the option, what was expected and what came.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
@@ -16,8 +16,10 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from drama_torchrl.limits import ConfigError, Options
+from drama_torchrl.limits import ConfigError, Options, show
 from drama_torchrl.options import (
+    CHANGES_NO_RESULT,
+    MAY_CHANGE_ON_RESUME,
     ActingConfig,
     BehaviourConfig,
     DramaConfig,
@@ -31,6 +33,8 @@ from drama_torchrl.options import (
 )
 
 __all__ = [
+    "CHANGES_NO_RESULT",
+    "MAY_CHANGE_ON_RESUME",
     "ActingConfig",
     "BehaviourConfig",
     "ConfigError",
@@ -43,6 +47,7 @@ __all__ = [
     "TrainingConfig",
     "WorldModelConfig",
     "config_from_dict",
+    "flatten",
     "list_options",
     "list_presets",
     "load_config",
@@ -136,6 +141,22 @@ def read_config(path: str | Path) -> DramaConfig:
     return _build([_read_yaml(str(path), Path(path))])
 
 
+def flatten(
+    options: Mapping[Any, Any], into: Callable[[str], bool] = lambda _: True
+) -> dict[str, Any]:
+    """Name nested options by dots.
+
+    Args:
+        options: values or further options by name.
+        into: whether to look into the options of a dotted name.
+
+    Example:
+        >>> flatten({"seed": 1, "env": {"game": "Pong"}})
+        {'seed': 1, 'env.game': 'Pong'}
+    """
+    return dict(_leaves("", options, into))
+
+
 def list_presets() -> list[str]:
     """Names of the presets.
 
@@ -179,32 +200,43 @@ def _kinds() -> dict[str, Any]:
 def _build(layers: Sequence[Mapping[str, Any]]) -> DramaConfig:
     tree = OmegaConf.structured(DramaConfig)
     for layer in layers:
-        for key, value in layer.items():
-            for name, leaf in _leaves(str(key), value):
-                _assign(tree, name, leaf)
+        if not isinstance(layer, Mapping):
+            raise ConfigError(f"expected options by name, got {show(layer)}")
+        for name, leaf in flatten(layer, into=_groups().__contains__).items():
+            _check_name(name, leaf)
+            _assign(tree, name, leaf)
     config = OmegaConf.to_object(tree)
     assert isinstance(config, DramaConfig)
     return config
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if name in _kinds():
-        yield name, value
-    elif name not in _groups():
+def _leaves(
+    prefix: str, options: Mapping[Any, Any], into: Callable[[str], bool]
+) -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        name = f"{prefix}{_name(key)}"
+        if isinstance(value, Mapping) and into(name):
+            yield from _leaves(f"{name}.", value, into)
+        else:
+            yield name, value
+
+
+def _check_name(name: str, value: Any) -> None:
+    if name in _groups():
+        expected = f"one of its options ({_options_of(name)})"
+        raise ConfigError(f"{name}: expected {expected}, got {show(value)}")
+    if name not in _kinds():
         raise ConfigError(f"unknown option {name!r}: {_suggest_option(name)}")
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(f"{name}.{key}", inner)
-    else:
-        raise ConfigError(
-            f"{name}: expected one of its options ({_options_of(name)}), got {value!r}"
-        )
+
+
+def _name(key: object) -> str:
+    return key if isinstance(key, str) else show(key)
 
 
 def _assign(tree: DictConfig, name: str, value: Any) -> None:
-    if "${" in str(value) or "???" in str(value):
+    if any(mark in show(value) for mark in ("${", "???")):
         raise ConfigError(
-            f"{name}: expected a plain value, got {value!r}; "
+            f"{name}: expected a plain value, got {show(value)}; "
             "references and placeholders are not resolved"
         )
     kind = _kinds()[name]
@@ -215,7 +247,7 @@ def _assign(tree: DictConfig, name: str, value: Any) -> None:
     # A wrong type arrives as one of several classes, some ValueError, some TypeError.
     except Exception as error:
         words = kind.__name__ if isinstance(kind, type) else str(kind)
-        raise ConfigError(f"{name}: expected {words}, got {value!r}") from error
+        raise ConfigError(f"{name}: expected {words}, got {show(value)}") from error
 
 
 def _parse_override(override: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ __all__ = [
     "expect",
     "one_of",
     "option",
+    "show",
 ]
 
 
@@ -76,7 +77,16 @@ def option(default: Any, limit: Limit = ANYTHING) -> Any:
 def expect(valid: bool, name: str, expected: str, got: object) -> None:
     """Raises a `ConfigError` naming the option unless `valid`."""
     if not valid:
-        raise ConfigError(f"{name}: expected {expected}, got {got!r}")
+        raise ConfigError(f"{name}: expected {expected}, got {show(got)}")
+
+
+def show(value: object) -> str:
+    """`repr(value)`, or words where that raises: an integer of 5 000 digits does."""
+    try:
+        return repr(value)
+    # Foreign objects raise what they like.
+    except Exception:
+        return f"a value of type {type(value).__name__} that cannot be shown"
 
 
 @dataclass

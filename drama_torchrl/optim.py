@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict
 from torch import Tensor, nn
 
-from drama_torchrl.parallel import average_
+from drama_torchrl.parallel import all_mean, size
 
 __all__ = [
     "LaProp",
-    "apply_gradients",
-    "clip_and_step",
+    "clip_gradients",
     "differentiate",
     "linear_warmup",
 ]
@@ -30,6 +29,10 @@ class LaProp(torch.optim.Optimizer):
     All tensors of a group are updated by fused multi-tensor operations. The step
     count is a tensor on the parameters' device and the learning rate may be one
     too, so that a captured CUDA graph sees both move.
+
+    A step changes nothing, moments and counts included, while ``applied`` is a scalar
+    tensor that is false: gradients that are not finite do no harm then, and the host
+    need not know.
 
     Args:
         params: parameters or groups of them.
@@ -72,6 +75,7 @@ class LaProp(torch.optim.Optimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(params, defaults)
+        self.applied: Tensor | None = None
 
     def _moments(
         self, params: list[Tensor]
@@ -113,6 +117,7 @@ class LaProp(torch.optim.Optimizer):
             means,
             squares,
             steps,
+            self.applied,
             lr=group["lr"],
             betas=group["betas"],
             eps=group["eps"],
@@ -126,6 +131,7 @@ class LaProp(torch.optim.Optimizer):
         means: list[Tensor],
         squares: list[Tensor],
         steps: list[Tensor],
+        applied: Tensor | None,
         *,
         lr: float | Tensor,
         betas: tuple[float, float],
@@ -134,29 +140,36 @@ class LaProp(torch.optim.Optimizer):
     ) -> None:
         """Change parameters, moments m and v and step counts t in place.
 
-        Lists of as many tensors each, so that one kernel updates many of them.
+        Lists of as many tensors each, so that one kernel updates many of them. Nothing
+        changes where ``applied``, a bool scalar, is false.
         """
         beta1, beta2 = betas
-        torch._foreach_add_(steps, 1.0)
-        # 1 - βᵗ, for each parameter's own t.
-        correction1 = torch._foreach_pow(beta1, steps)
-        correction2 = torch._foreach_pow(beta2, steps)
+        one = steps[0].new_ones(())
+        moved = one if applied is None else applied.to(one.dtype)
+        if applied is not None:
+            grads = [torch.where(applied, grad, 0.0) for grad in grads]
+        torch._foreach_add_(steps, moved)
+        # 1 - βᵗ, for each parameter's own t; t is 0 if no step was ever applied.
+        times = torch._foreach_clamp_min(steps, 1.0)
+        correction1 = torch._foreach_pow(beta1, times)
+        correction2 = torch._foreach_pow(beta2, times)
         for correction in (correction1, correction2):
             torch._foreach_sub_(correction, 1.0)
             torch._foreach_neg_(correction)
 
-        torch._foreach_mul_(squares, beta2)
+        torch._foreach_mul_(squares, torch.where(moved > 0, beta2, one))
         torch._foreach_addcmul_(squares, grads, grads, 1.0 - beta2)
         scale = torch._foreach_div(squares, correction2)
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, eps)
         normalised = list(torch._foreach_div(grads, list(scale)))
-        torch._foreach_lerp_(means, normalised, 1.0 - beta1)
+        torch._foreach_mul_(means, torch.where(moved > 0, beta1, one))
+        torch._foreach_add_(means, normalised, alpha=1.0 - beta1)
 
         delta = torch._foreach_div(means, correction1)
         if weight_decay:
             torch._foreach_add_(delta, params, alpha=weight_decay)
-        torch._foreach_mul_(delta, lr)
+        torch._foreach_mul_(delta, lr * moved)
         torch._foreach_sub_(params, delta)
 
 
@@ -186,57 +199,47 @@ def linear_warmup(
     )
 
 
-def apply_gradients(
-    losses: TensorDictBase, optimizer: torch.optim.Optimizer, max_norm: float
-) -> Tensor:
-    """Zero the gradients, differentiate the sum of the losses, clip and step.
+def differentiate(losses: TensorDict, optimizer: torch.optim.Optimizer) -> TensorDict:
+    """Replace the gradients by those of the sum of the losses.
+
+    Of several processes, gradients and losses become the means over all of them, the
+    same to the bit in each: either all find them finite or none does.
 
     Args:
-        losses: entries named ``loss_*`` are summed.
-        optimizer: all its parameters are clipped together.
-        max_norm: bound of the norm of the gradient.
+        losses: entries named ``loss_*`` are summed; all are means over a batch.
+        optimizer: its gradients are forgotten first.
 
     Returns:
-        The norm of the gradient before clipping, a scalar tensor.
+        The entries of ``losses``, detached.
 
     Example:
         >>> import torch
-        >>> from tensordict import TensorDict
         >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
         >>> optimizer = torch.optim.SGD([theta], lr=1.0)
         >>> losses = TensorDict(loss_theta=theta.square().sum())
-        >>> apply_gradients(losses, optimizer, max_norm=1.0), theta.data
-        (tensor(4.), tensor([1.0000]))
-    """
-    differentiate(losses, optimizer)
-    return clip_and_step(optimizer, max_norm)
-
-
-def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> None:
-    """Replace the gradients by those of the sum of the losses, over all processes.
-
-    Args:
-        losses: entries named ``loss_*`` are summed.
-        optimizer: its gradients are forgotten first.
-
-    Example:
-        >>> import torch
-        >>> from tensordict import TensorDict
-        >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
-        >>> optimizer = torch.optim.SGD([theta], lr=1.0)
-        >>> differentiate(TensorDict(loss_theta=theta.square().sum()), optimizer)
-        >>> theta.grad
-        tensor([4.])
+        >>> differentiate(losses, optimizer)["loss_theta"], theta.grad
+        (tensor(4.), tensor([4.]))
     """
     total = sum(value for name, value in losses.items() if name.startswith("loss_"))
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    params = (p for group in optimizer.param_groups for p in group["params"])
-    average_([p.grad for p in params if p.grad is not None])
+    return _over_processes(losses.detach(), optimizer)
 
 
-def clip_and_step(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
-    """Clip the gradients and step.
+@torch.no_grad()
+def _over_processes(losses: TensorDict, optimizer: torch.optim.Optimizer) -> TensorDict:
+    """Average gradients, in place, and losses in one exchange."""
+    if size() == 1:
+        return losses
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    grads = [p.grad for p in params if p.grad is not None]
+    means = all_mean(*grads, *losses.values())
+    torch._foreach_copy_(grads, list(means[: len(grads)]))
+    return TensorDict(dict(zip(losses.keys(), means[len(grads) :], strict=True)))
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """Scale the gradients down where their norm exceeds a bound.
 
     Args:
         optimizer: all its parameters are clipped together.
@@ -249,10 +252,8 @@ def clip_and_step(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
         >>> import torch
         >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
         >>> theta.grad = torch.tensor([4.0])
-        >>> clip_and_step(torch.optim.SGD([theta], lr=1.0), max_norm=1.0), theta.data
+        >>> clip_gradients(torch.optim.SGD([theta], lr=1.0), max_norm=1.0), theta.grad
         (tensor(4.), tensor([1.0000]))
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(params, max_norm, foreach=True)
-    optimizer.step()
-    return norm
+    return nn.utils.clip_grad_norm_(params, max_norm, foreach=True)

@@ -27,6 +27,8 @@ from drama_torchrl.limits import (
 )
 
 __all__ = [
+    "CHANGES_NO_RESULT",
+    "MAY_CHANGE_ON_RESUME",
     "ActingConfig",
     "BehaviourConfig",
     "DramaConfig",
@@ -38,6 +40,24 @@ __all__ = [
     "TrainingConfig",
     "WorldModelConfig",
 ]
+
+CHANGES_NO_RESULT = (
+    "run_dir",
+    "training.max_lost_updates",
+    "training.max_minutes",
+    "replay.device",
+    "execution.",
+    "log.",
+)
+"""Options, or groups of them, that change no result of a complete run but rounding."""
+MAY_CHANGE_ON_RESUME = (
+    "run_dir",
+    "training.max_lost_updates",
+    "training.max_minutes",
+    "evaluation.",
+    "log.",
+)
+"""Options, or groups of them, that a run may go on with other values of."""
 
 
 @dataclass
@@ -247,6 +267,9 @@ class TrainingConfig(Options):
     updates: str = option("in_turn", one_of("in_turn", "at_once"))
     """Whether imagination waits for the step's update of the world model. Faster is
     `at_once`, on a GPU: the updates run beside each other."""
+    max_lost_updates: int = option(10, at_least(1))
+    """Updates in a row with a loss or gradient that is not finite, none of which is
+    applied, after which the run stops; looked at every `log.every` steps."""
     max_minutes: float = option(0.0, NOT_NEGATIVE)
     """Stop early after this time of training; the result is partial. 0: never."""
 
@@ -294,6 +317,8 @@ class ExecutionConfig(Options):
     """Passes the updates through `torch.compile`."""
     cudagraphs: bool = option(True)
     """Captures the updates as CUDA graphs; a CPU has none."""
+    deterministic: bool = option(False)
+    """Prefers repeatable kernels; a CPU has no others, on CUDA not yet measured."""
 
 
 @dataclass
@@ -310,6 +335,8 @@ class LogConfig(Options):
     """Environment steps between checkpoints."""
     film_every: int = option(10_000, at_least(2))
     """Environment steps between films of imagination beside reality."""
+    on_write_error: str = option("stop", one_of("stop", "continue"))
+    """What a run does that cannot write a file: the disk is full, for example."""
     progress: bool = option(True)
     """Whether a progress bar is shown."""
 

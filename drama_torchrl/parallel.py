@@ -7,7 +7,7 @@ Outside :func:`processes` there is one process, and they return what they are gi
 
 Each process differentiates the *sum* of all processes' losses with respect to its own
 numbers: the gradient of :func:`all_sum` is the sum of all gradients. The mean of the
-processes' gradients is then that of the mean of their losses (:func:`average_`).
+processes' gradients is then that of the mean of their losses.
 
 The collectives are operators of ours rather than torch's functional ones: opaque to
 compilers, which keep them where they are in a region, one call in eager mode, on the
@@ -17,7 +17,7 @@ current stream and so in CUDA graphs, through NCCL as through gloo.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -30,7 +30,6 @@ __all__ = [
     "abandon",
     "all_mean",
     "all_sum",
-    "average_",
     "before_leaving",
     "from_first",
     "gather",
@@ -233,13 +232,6 @@ def all_mean(*values: Tensor) -> tuple[Tensor, ...]:
     if _size == 1:
         return values
     return tuple(total / _size for total in all_sum(*values))
-
-
-@torch.no_grad()
-def average_(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors, such as gradients, by their means over the processes."""
-    if _size > 1 and tensors:
-        torch._foreach_copy_(list(tensors), list(all_mean(*tensors)))
 
 
 def gather(x: Tensor) -> Tensor:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from drama_torchrl.parallel import rank
 
-__all__ = ["RandomState", "seed_everything", "seed_noise"]
+__all__ = [
+    "RandomMark",
+    "RandomState",
+    "prefer_repeatable_kernels",
+    "seed_everything",
+    "seed_noise",
+]
 
 
 def seed_everything(seed: int) -> None:
@@ -41,10 +48,63 @@ def seed_noise(seed: int, step: int) -> None:
     Args:
         seed: of the run.
         step: of the environment.
+
+    Example:
+        >>> seed_noise(0, 1)  # alone: nothing
     """
     if rank() > 0:
         words = np.random.SeedSequence([seed, step, rank()]).generate_state(1, "uint64")
         torch.manual_seed(int(words[0]))
+
+
+def prefer_repeatable_kernels() -> None:
+    """Let torch use kernels that give the same bits every time, where it has them.
+
+    For the whole process, and to be called before anything ran on a GPU: cuBLAS gets a
+    fixed workspace, cuDNN no choice of algorithms. An operation without a repeatable
+    kernel runs all the same, with a warning that names it: torch says so of ``cumsum``
+    on CUDA, for example, which the state-space layers use.
+
+    Example:
+        >>> import torch
+        >>> prefer_repeatable_kernels()
+        >>> torch.are_deterministic_algorithms_enabled()
+        True
+        >>> torch.use_deterministic_algorithms(False)
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written.
+    memory: Any = torch.utils.deterministic
+    memory.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+
+
+class RandomMark(NamedTuple):
+    """The states of all generators at one moment.
+
+    Args:
+        python: of :mod:`random`.
+        numpy: of :mod:`numpy.random`.
+        torch: of torch on the CPU.
+        cuda: of torch on each GPU.
+    """
+
+    python: Any
+    numpy: Any
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and CPU tensors; one entry of ``"cuda"`` per GPU."""
+        version, words, gauss = self.python
+        name, keys, *rest = self.numpy
+        return {
+            "python": [version, list(words), gauss],
+            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+            "torch": self.torch,
+            "cuda": self.cuda,
+        }
 
 
 class RandomState:
@@ -59,17 +119,18 @@ class RandomState:
         tensor([True])
     """
 
+    def mark(self) -> RandomMark:
+        """Note all states; cheap enough for every environment step."""
+        return RandomMark(
+            random.getstate(),
+            np.random.get_state(legacy=True),
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state_all(),
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and CPU tensors; one entry of ``"cuda"`` per GPU."""
-        version, words, gauss = random.getstate()
-        legacy: Any = np.random.get_state(legacy=True)
-        name, keys, *rest = legacy
-        return {
-            "python": [version, list(words), gauss],
-            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
-        }
+        return self.mark().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; GPUs only if as many are there."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchrl.objectives import TargetNetUpdater
 
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
+from drama_torchrl.finite import FiniteSteps, is_finite
 from drama_torchrl.modules.mode import evaluating, training
 from drama_torchrl.objectives import (
     ActorLoss,
@@ -18,13 +19,7 @@ from drama_torchrl.objectives import (
     LambdaReturns,
     WorldModelLoss,
 )
-from drama_torchrl.optim import (
-    LaProp,
-    apply_gradients,
-    clip_and_step,
-    differentiate,
-)
-from drama_torchrl.parallel import all_mean, size
+from drama_torchrl.optim import LaProp, clip_gradients, differentiate
 from drama_torchrl.precision import Precision
 from drama_torchrl.streams import Branch
 
@@ -62,6 +57,7 @@ class WorldModelUpdate:
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
         self.precision = precision
+        self.finite = FiniteSteps(loss)
 
     @property
     def regions(self) -> list[tuple[Any, str]]:
@@ -71,19 +67,18 @@ class WorldModelUpdate:
 
     def __call__(self, batch: TensorDictBase) -> TensorDict:
         """Update on ``batch`` ``[B, T]`` and return detached metrics."""
-        losses = self.differentiate(batch)
-        return losses.set("grad_norm", self.step())
+        return self.step(self.differentiate(batch))
 
     def differentiate(self, batch: TensorDictBase) -> TensorDict:
         """Form the gradients of ``batch`` ``[B, T]`` and return detached metrics."""
+        self.finite.begin()
         with training(self.loss), self.precision():
             losses = self.loss(batch)
-        differentiate(losses, self.optimizer)
-        return _over_processes(losses.detach())
+        return differentiate(losses, self.optimizer)
 
-    def step(self) -> Tensor:
-        """Apply the gradients and return their norm."""
-        return clip_and_step(self.optimizer, self.max_grad_norm)
+    def step(self, losses: TensorDict) -> TensorDict:
+        """Apply the gradients of ``losses`` and return metrics."""
+        return _apply(losses, self.optimizer, self.max_grad_norm, self.finite)
 
 
 class BehaviourUpdate:
@@ -123,6 +118,7 @@ class BehaviourUpdate:
         self.horizon = horizon
         self.max_grad_norm = max_grad_norm
         self.precision = precision
+        self.finite = FiniteSteps(nn.ModuleList([actor_loss, critic_loss]))
 
     @property
     def regions(self) -> list[tuple[Any, str]]:
@@ -145,14 +141,16 @@ class BehaviourUpdate:
             self.precision.rounding(*imagining),
         ):
             rollout = imagine(self.env, self.act, context, self.horizon)
+        self.finite.begin()
         with training(self.actor_loss):
             losses = self.losses(rollout)
-        norm = apply_gradients(losses, self.optimizer, self.max_grad_norm)
-        self.slow_critic.step()
-        metrics = losses.detach().set("grad_norm", norm)
-        metrics.set("imagined_reward", rollout.get(("next", "reward")).mean())
+        losses.set("imagined_reward", rollout.get(("next", "reward")).mean())
         ended = rollout.get(("next", "terminated")).float().mean()
-        return _over_processes(metrics.set("imagined_termination", ended))
+        losses.set("imagined_termination", ended)
+        losses = differentiate(losses, self.optimizer)
+        metrics = _apply(losses, self.optimizer, self.max_grad_norm, self.finite)
+        self.slow_critic.step()
+        return metrics
 
     def act(self, state: TensorDictBase) -> TensorDictBase:
         """Add an ``"action"`` to imagined states ``[N]``."""
@@ -215,16 +213,19 @@ class UpdatesAtOnce(UpdatesInTurn):
         world_model = self.world_model.differentiate(batches["windows"])
         imagining.join()
         del held  # until here the branch reads them
-        world_model.set("grad_norm", self.world_model.step())
+        world_model = self.world_model.step(world_model)
         return TensorDict({"world_model": world_model, "behaviour": behaviour})
 
 
-def _over_processes(metrics: TensorDict) -> TensorDict:
-    """Average metrics, means over batches all of them."""
-    if size() == 1:
-        return metrics
-    names, values = zip(*metrics.items(), strict=True)
-    return TensorDict(dict(zip(names, all_mean(*values), strict=True)))
+def _apply(
+    losses: TensorDict, optimizer: LaProp, max_grad_norm: float, finite: FiniteSteps
+) -> TensorDict:
+    """Step if all is finite; add the gradient's norm and the steps lost in a row."""
+    norm = clip_gradients(optimizer, max_grad_norm)
+    optimizer.applied = is_finite(losses, norm)
+    optimizer.step()
+    finite.end(optimizer.applied)
+    return losses.set("grad_norm", norm).set("not_applied", finite.in_a_row.float())
 
 
 @contextmanager

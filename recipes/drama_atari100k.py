@@ -2,10 +2,6 @@
 
     python recipes/drama_atari100k.py preset=quick env.game=Pong seed=1
 
-On two GPUs, each with half of every batch:
-
-    torchrun --nproc-per-node 2 recipes/drama_atari100k.py env.game=Pong seed=1
-
 Options are ``key=value``; ``drama_torchrl/options.py`` lists them. What a run leaves
 behind is in ``runs/<game>-<preset>-seed<seed>``, unless ``run_dir`` says otherwise.
 Interrupted, by SIGTERM or Ctrl-C (exit code 75) or by force, it goes on exactly with
@@ -28,6 +24,7 @@ from drama_torchrl.config import DramaConfig, list_options
 from drama_torchrl.estimate import warn_if_long
 from drama_torchrl.factories import (
     check_environment,
+    describe_replay,
     make_agent,
     make_collector,
     make_device,
@@ -36,7 +33,8 @@ from drama_torchrl.factories import (
     make_policy,
     make_replay,
 )
-from drama_torchrl.parallel import ProcessFailedError, processes
+from drama_torchrl.parallel import ProcessFailedError, processes, rank
+from drama_torchrl.record.divergence import stop_if_diverged
 from drama_torchrl.record.film_files import write_film
 from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.result import score_run
@@ -45,7 +43,13 @@ from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.run_state import ActingState, ReplayState, SamplerState
 from drama_torchrl.record.snapshot import Snapshots, discard_snapshots
 from drama_torchrl.record.stopping import RunStopped, StopSignals
-from drama_torchrl.seeding import RandomState, seed_everything, seed_noise
+from drama_torchrl.record.write_errors import Stop, make_write_errors
+from drama_torchrl.seeding import (
+    RandomState,
+    prefer_repeatable_kernels,
+    seed_everything,
+    seed_noise,
+)
 from drama_torchrl.team import Team
 
 REMEMBERED = [
@@ -67,29 +71,39 @@ def train(
     """
     replay, contexts = make_replay(config, agent.device)
     samplers = SamplerState(replay, contexts)
-    metrics: dict[str, TensorDictBase] = {}  # of this step's updates
+    batches: dict[str, TensorDictBase] = {}  # of this step's updates
+    metrics: dict[str, TensorDictBase] = {}
     team = Team(agent, ReplayState(replay), samplers)
     remember = team.everywhere(replay.extend)
 
     @team.everywhere
     def learn(step: int) -> None:
-        """Train on the past, on the device, while the environment takes a step."""
+        """Train on the past, on the device."""
+        seed_noise(config.seed, step)
+        windows = replay.sample().to(agent.device)
+        starts = contexts.sample().to(agent.device)
+        batches.update(windows=windows, contexts=starts)
+        # 2. Learn how the world goes; 3. learn how to act in imagination.
+        metrics.update(agent.learn(windows, starts))
+
+    def meanwhile() -> None:
+        """Learn while the environment takes a step."""
+        step = journal.steps + 1
         if config.training.updates_at(step):
-            seed_noise(config.seed, step)
-            windows = replay.sample().to(agent.device)
-            starts = contexts.sample().to(agent.device)
-            # 2. Learn how the world goes; 3. learn how to act in imagination.
-            metrics.update(agent.learn(windows, starts))
+            with snapshots.indivisible():
+                learn(step)
 
     with StopSignals(run.path) as stop, team:
         team.follow()
+        write_errors = make_write_errors(config, run)
         journal = Journal(
             run,
             total_steps=config.training.total_steps,
             progress=config.log.progress,
             logger=make_logger(config, run.path),
+            write_errors=write_errors,
         )
-        policy = make_policy(config, agent, meanwhile=lambda: learn(journal.steps + 1))
+        policy = make_policy(config, agent, meanwhile=meanwhile)
         collector = make_collector(config, env, policy)
         snapshots = Snapshots(
             run,
@@ -97,6 +111,7 @@ def train(
             agent,
             replay,
             journal,
+            write_errors=write_errors,
             acting=ActingState(collector, policy.memory),
             samplers=samplers,
             random=RandomState(),
@@ -104,16 +119,20 @@ def train(
         with journal:
             done = snapshots.restore()  # 0 in a new run
             team.align()
-            for step, transition in enumerate(collector, start=done + 1):
+            collected = snapshots.guard(collector)
+            for step, transition in enumerate(collected, start=done + 1):
                 # 1. Act, and remember the transition.
                 remember(transition.select(*REMEMBERED))
                 journal.step(step, transition)
                 logged = step % config.log.every < config.training.steps_per_update
                 if metrics and logged:
-                    journal.metrics(step, metrics)
+                    row = journal.metrics(step, metrics)
+                    limit = config.training.max_lost_updates
+                    stop_if_diverged(run, step, row, batches, limit=limit)
                 metrics.clear()
-                if step % config.log.film_every == 0:
-                    film(agent, journal, run)
+                batches.clear()
+                with write_errors.during("a film"):
+                    film(agent, journal, run, every=config.log.film_every)
                 # Last, so that a run goes on with the next step.
                 if stop.requested or step % config.log.checkpoint_every == 0:
                     snapshots.save(step)
@@ -126,8 +145,10 @@ def train(
     return journal
 
 
-def film(agent: Agent, journal: Journal, run: RunDirectory) -> None:
+def film(agent: Agent, journal: Journal, run: RunDirectory, every: int = 1) -> None:
     """Put the newest transitions beside what the world model imagines of them."""
+    if journal.steps % every:
+        return
     if journal.steps < 2:  # nothing would be seen, or nothing imagined
         return
     write_film(agent.world_model, journal.recent_sequence(), run, journal.steps)
@@ -136,19 +157,25 @@ def film(agent: Agent, journal: Journal, run: RunDirectory) -> None:
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Train, score and write everything of one run; return its result."""
     config, resumed = read_arguments(arguments)
+    if config.execution.deterministic:
+        prefer_repeatable_kernels()
     device = make_device(config.execution.device)
     with processes(device):
         check_environment(config)
         seed_everything(config.seed)
         env = make_env(config, seed=config.seed)
         num_actions = env.action_spec.shape[-1]
+        description = describe_replay(config, num_actions, device)
+        if rank() == 0:
+            print(description)
         warn_if_long(config, num_actions=num_actions, device=device)
         run = open_run(config, resumed=resumed)
         agent = make_agent(config, num_actions, device)
         journal = train(config, agent, env, run)
-    film(agent, journal, run)
     env.close()
-    result = score_run(config, agent, run, journal)
+    with Stop(run).during("the result"):
+        film(agent, journal, run)
+        result = score_run(config, agent, run, journal)
     if result["complete"]:
         discard_snapshots(run)
     return result
@@ -166,4 +193,4 @@ if __name__ == "__main__":
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except (ValueError, ProcessFailedError) as error:  # what this package says itself
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))

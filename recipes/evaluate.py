@@ -22,8 +22,9 @@ from drama_torchrl.factories import make_agent, make_atari, make_device, make_po
 from drama_torchrl.record.atomic import write_json
 from drama_torchrl.record.checkpoint import CheckpointError, load_checkpoint
 from drama_torchrl.record.film_files import save_gif
+from drama_torchrl.record.origin import provenance
 from drama_torchrl.record.result import EVALUATION_SEED, final_scores
-from drama_torchrl.record.run_directory import RunDirectory, provenance
+from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.seeding import seed_everything
 
 

@@ -8,8 +8,8 @@ without a GPU, ``workers=2`` runs two on the CPU. Every other option goes to eac
 
 A run's directory is ``out/<game>-seed<seed>``, and what it prints is in the ``.log``
 beside it; ``out/sweep.json`` says how all runs stand. The same command again continues:
-complete runs are skipped, and what an attempt left unfinished is renamed to
-``….partial-1`` before its run starts over.
+complete runs are skipped, and interrupted ones go on where they were. An attempt of
+other options is renamed to ``….partial-1`` before its run starts over.
 """
 
 from __future__ import annotations

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import random
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+
+# The same cases each time, however long one takes; nothing is written.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None
+)
+hypothesis.settings.load_profile("repeatable")
 
 # Small tensors gain nothing from a second thread, and on a busy machine threads that
 # wait for each other take ten times as long.

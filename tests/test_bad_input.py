@@ -254,4 +254,4 @@ def test_a_broken_environment_stops_the_run_and_keeps_what_was_saved(
         drama_atari100k.train(config, agent, env, run)
     assert run.checkpoint.exists() == saved
     if saved:
-        assert load_checkpoint(run.checkpoint, "cpu")["step"] == 10
+        assert load_checkpoint(run.checkpoint, "cpu")["step"] == 11

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from typing import Any
 
@@ -11,8 +12,23 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from drama_torchrl.optim import LaProp, apply_gradients, linear_warmup
+from drama_torchrl.optim import (
+    LaProp,
+    clip_gradients,
+    differentiate,
+    linear_warmup,
+)
 from tests.reference.oracles import laprop_loop
+
+
+def apply_gradients(
+    losses: TensorDict, optimizer: torch.optim.Optimizer, max_norm: float
+) -> Tensor:
+    """What an update does between the losses and the parameters."""
+    differentiate(losses, optimizer)
+    norm = clip_gradients(optimizer, max_norm)
+    optimizer.step()
+    return norm
 
 
 def descend(
@@ -23,7 +39,7 @@ def descend(
     for gradient in gradients:
         parameter.grad = torch.full_like(parameter, gradient)
         optimizer.step()
-        trajectory.append(parameter.item())
+        trajectory.append(parameter.flatten()[0].item())
     return trajectory
 
 
@@ -97,6 +113,27 @@ class TestLaProp:
         assert given == pytest.approx(
             laprop_loop(1.5, [0.5, -1.0], [0.1, 0.1]), abs=1e-5
         )
+
+    @pytest.mark.parametrize("lost", [0, 3], ids=["first", "later"])
+    @pytest.mark.parametrize("gradient", [math.nan, math.inf, 5.0])
+    def test_a_step_that_is_not_applied_leaves_no_trace(
+        self, lost: int, gradient: float
+    ) -> None:
+        ends = []
+        for lose in (False, True):
+            theta = nn.Parameter(torch.tensor([1.5, -2.0]))
+            optimizer = LaProp([theta], lr=0.1, weight_decay=0.3)
+            for number, given in enumerate([1.0, -3.0, 0.5, 2.0, 1.0]):
+                if lose and number == lost:
+                    optimizer.applied = torch.tensor(False)
+                    before = theta.detach().clone()
+                    descend(optimizer, theta, [gradient, gradient])
+                    assert torch.equal(theta, before)
+                optimizer.applied = torch.tensor(True)
+                descend(optimizer, theta, [given])
+            ends.append([theta.detach(), *optimizer.state[theta].values()])
+        for one, other in zip(*ends, strict=True):
+            assert torch.equal(one, other)
 
     def test_each_group_has_its_own_options(self) -> None:
         a, b = nn.Parameter(torch.tensor([0.0])), nn.Parameter(torch.tensor([0.0]))

@@ -210,7 +210,17 @@ COMPONENTS = NAMESPACES
 OPTIONS = ("config", "options", "limits")
 MAY_READ_OPTIONS = (
     *OPTIONS,
-    *("factories", "estimate", "evaluation", "record", "agent", "learner", "sweep"),
+    *(
+        "factories",
+        "estimate",
+        "evaluation",
+        "record",
+        "agent",
+        "learner",
+        "report",
+        "sweep",
+    ),
+    "gridworld.options",
 )
 
 

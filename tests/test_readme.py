@@ -14,6 +14,12 @@ import pytest
 
 from drama_torchrl.config import load_config
 from drama_torchrl.envs.games import find_rom_id
+from drama_torchrl.gridworld.options import (
+    GridWorldOptions,
+    MemoryOptions,
+    StudyOptions,
+    read_options,
+)
 from drama_torchrl.sweep import make_plan
 
 REPOSITORY = Path(__file__).parents[1]
@@ -80,6 +86,10 @@ def test_the_extras_that_are_installed_exist() -> None:
     assert extras <= set(project["optional-dependencies"])
 
 
+STUDIES: dict[str, type[StudyOptions]] = {
+    "recipes/grid_world.py": GridWorldOptions,
+    "recipes/grid_world_memory.py": MemoryOptions,
+}
 SCRIPTS = [c for c in commands() if "python" in c and "-m" not in c]
 
 
@@ -99,6 +109,9 @@ def test_commands_name_scripts_and_options_that_exist(command: list[str]) -> Non
     options = [argument for argument in arguments if "=" in argument]
     if script == "recipes/sweep_atari100k.py":
         assert make_plan(options).runs
+        return
+    if script in STUDIES:
+        assert read_options(STUDIES[script], options)
         return
     config = load_config(overrides=options)
     assert find_rom_id(config.env.game)

@@ -102,7 +102,7 @@ class TestWorldModelUpdate:
         metrics = agent.learn_world_model(real_batch())
         loss = agent.learn_world_model.modules
         assert isinstance(loss, WorldModelLoss)
-        expected = {*loss.out_keys, "grad_norm"}
+        expected = {*loss.out_keys, "grad_norm", "not_applied"}
         assert set(metrics.keys()) == expected
         assert not any(value.requires_grad for value in metrics.values())
         assert all(value.isfinite() for value in metrics.values())
@@ -155,7 +155,7 @@ class TestBehaviourUpdate:
         others = {"entropy", "return_scale", "advantage", "value", "value_target"}
         imagined = {"imagined_reward", "imagined_termination"}
         assert set(metrics.keys()) == (
-            terms | others | imagined | {"value_error", "grad_norm"}
+            terms | others | imagined | {"value_error", "grad_norm", "not_applied"}
         )
         assert not any(value.requires_grad for value in metrics.values())
         assert all(value.isfinite() for value in metrics.values())

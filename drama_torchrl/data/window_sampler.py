@@ -123,7 +123,7 @@ class WindowSampler(Sampler):
             raise ValueError(f"window must be a positive number, got {window}.")
         self.window = window
         self.episode_end_key = episode_end_key
-        self._slots = slots
+        self.slots = slots
 
     @abstractmethod
     def log_weights(self, allowed: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class WindowSampler(Sampler):
         """
         if len(storage) == 0:
             raise RuntimeError("Cannot sample from an empty storage.")
-        self._slots.attach(storage)
+        self.slots.attach(storage)
         num_starts = self._num_starts(storage)
         if num_starts < batch_size:
             raise RuntimeError(
@@ -181,7 +181,7 @@ class WindowSampler(Sampler):
 
     def _allowed(self, storage: Storage) -> Tensor:
         """Returns where a window may start, bool ``[len(storage)]``."""
-        length, newest = len(storage), self._slots.newest(storage)
+        length, newest = len(storage), self.slots.newest(storage)
         allowed = complete_windows(length, newest, length, self.window, storage.device)
         if self.episode_end_key is None:
             return allowed
@@ -193,19 +193,19 @@ class WindowSampler(Sampler):
     ) -> None:
         """Takes note that the slots ``index`` hold new records."""
         if storage is not None:
-            self._slots.attach(storage)
-        self._slots.written(index)
+            self.slots.attach(storage)
+        self.slots.written(index)
 
     def _empty(self) -> None:
-        self._slots.clear()
+        self.slots.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what is remembered of the slots."""
-        return self._slots.state_dict()
+        return self.slots.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
-        self._slots.load_state_dict(state_dict)
+        self.slots.load_state_dict(state_dict)
 
     def dumps(self, path: str | Path) -> None:
         """Writes the state to ``slots.pt`` in the folder ``path``, which it makes."""

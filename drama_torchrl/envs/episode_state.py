@@ -3,14 +3,59 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict
 
 from drama_torchrl.envs.atari import AtariEnv
 
-__all__ = ["episode_state", "replay_episode"]
+__all__ = ["EpisodeMark", "episode_state", "mark_episode", "replay_episode"]
+
+
+class EpisodeMark(NamedTuple):
+    """A moment between two steps of an episode; a step later it is still that moment.
+
+    Args:
+        episode_seed: of the episode.
+        actions: indices of the actions so far; the episode may append to the list.
+        length: number of them.
+        seeds: state of the generator of episode seeds.
+    """
+
+    episode_seed: int
+    actions: list[int]
+    length: int
+    seeds: Mapping[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :func:`episode_state` returned at that moment."""
+        return {
+            "episode_seed": self.episode_seed,
+            "actions": torch.tensor(self.actions[: self.length], dtype=torch.uint8),
+            # As text: the generator's integers have 128 bits.
+            "seeds": json.dumps(self.seeds),
+        }
+
+
+def mark_episode(env: AtariEnv) -> EpisodeMark:
+    """Note where an episode stands, in constant time.
+
+    Args:
+        env: the game, between two steps; a collector closes it after its last one.
+
+    Raises:
+        RuntimeError: if no episode was started, or a step is under way.
+    """
+    if env._awaits == "receive_frame" or not env._has_episode:
+        raise RuntimeError(
+            "Expected an environment between two steps of an episode, got one that was "
+            "never reset or waits for receive_frame(); reset it or finish the step."
+        )
+    actions = env._actions
+    seeds = env._rng.bit_generator.state
+    return EpisodeMark(int(env._episode_seed), actions, len(actions), seeds)
 
 
 def episode_state(env: AtariEnv) -> dict[str, Any]:
@@ -42,17 +87,7 @@ def episode_state(env: AtariEnv) -> dict[str, Any]:
         >>> env.close(), other.close()
         (None, None)
     """
-    if env._awaits == "receive_frame" or not env._has_episode:
-        raise RuntimeError(
-            "Expected an environment between two steps of an episode, got one that was "
-            "never reset or waits for receive_frame(); reset it or finish the step."
-        )
-    return {
-        "episode_seed": int(env._episode_seed),
-        "actions": torch.tensor(env._actions, dtype=torch.uint8),
-        # As text: the generator's integers have 128 bits.
-        "seeds": json.dumps(env._rng.bit_generator.state),
-    }
+    return mark_episode(env).state_dict()
 
 
 def replay_episode(env: AtariEnv, state: dict[str, Any]) -> TensorDict:

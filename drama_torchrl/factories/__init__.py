@@ -13,6 +13,7 @@ from drama_torchrl.factories.learners import (
     make_world_model_learner,
 )
 from drama_torchrl.factories.machine import check_environment, make_device, make_logger
+from drama_torchrl.factories.memory import describe_replay
 from drama_torchrl.factories.networks import (
     make_actor,
     make_critic,
@@ -23,6 +24,7 @@ from drama_torchrl.factories.replay import make_replay
 
 __all__ = [
     "check_environment",
+    "describe_replay",
     "make_actor",
     "make_agent",
     "make_atari",

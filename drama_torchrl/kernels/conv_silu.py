@@ -1,46 +1,23 @@
 """A 3×3 convolution with its bias and SiLU in one pass over channels-last maps.
 
 For evaluation: BatchNorm is folded into weight and bias, and no gradient is formed.
-The convolution is nine matrix products, one a tap, of a row's pixels [pixels, C] with
-the tap's weights [C, O]: nothing is copied or padded to make larger ones.
 """
 
 from __future__ import annotations
-
-import functools
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drama_torchrl.kernels.conv_silu_kernel import conv_silu_kernel
+from drama_torchrl.kernels.conv_taps import convolve_by_taps, empty_maps, taps_of
 from drama_torchrl.kernels.optional_triton import triton
 
-__all__ = ["conv_silu", "conv_silu_reference"]
+__all__ = ["conv_silu", "conv_silu_by_taps", "conv_silu_reference"]
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _FUSED_DTYPES = (torch.bfloat16, torch.float16)
 # Of the weights in one tap: nine taps take 36 KB of the shared memory, all of them.
 _MOST_WEIGHTS = 2048
-
-
-class _Launch(NamedTuple):
-    """Pixels of a row and rows a program, warps, stages of the pipeline."""
-
-    block: int
-    rows: int
-    warps: int
-    stages: int
-
-
-# By (channels in, channels out): the fastest of a few at 8192 maps of 32×32 in bf16 on
-# one H200.
-_LAUNCHES = {(16, 64): _Launch(64, 32, 4, 4), (64, 32): _Launch(64, 32, 4, 3)}
-_DEFAULT = _Launch(64, 32, 4, 3)
-# Fewer programs than this leave processors idle; shorter ones, which read two rows more
-# than they write, then end earlier.
-_FEW_PROGRAMS, _FEW_ROWS = 256, 4
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -131,8 +108,7 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     channels_out, depth = weight.shape[:2]
     missing = _width(channels_out) - channels_out
     weight = F.pad(weight, (0, 0, 0, 0, 0, x.shape[1] - depth, 0, missing))
-    taps = weight.to(x.dtype).permute(2, 3, 1, 0).flatten(0, 1)
-    taps = taps.clone(memory_format=torch.contiguous_format)
+    taps = taps_of(weight.to(x.dtype))
     return conv_silu_by_taps(x, taps, F.pad(bias.float(), (0, missing)), channels_out)
 
 
@@ -141,64 +117,9 @@ def conv_silu_by_taps(
     x: Tensor, taps: Tensor, bias: Tensor, channels_out: int
 ) -> Tensor:
     """The kernel on taps [9, C, width] and bias [width], zero from channels_out on."""
-    _, channels, width = taps.shape
-    y = _empty_maps(x, taps, bias, channels_out)
-    launch = _launch(x, taps, channels_out)
-    columns = len(x) * x.shape[3]
-    grid = (
-        triton.cdiv(columns, launch.block),
-        triton.cdiv(x.shape[2], launch.rows),
-    )
-    with torch.cuda.device_of(x):
-        conv_silu_kernel[grid](
-            x.contiguous(memory_format=torch.channels_last),
-            taps,
-            bias,
-            y,
-            columns,
-            H=x.shape[2],
-            W=x.shape[3],
-            CIN=channels,
-            COUT=channels_out,
-            BM=launch.block,
-            BN=width,
-            ROWS=launch.rows,
-            STAGES=launch.stages,
-            FAST=y.is_cuda and torch.version.cuda is not None,
-            num_warps=launch.warps,
-        )
-    return y
+    return convolve_by_taps(x, taps, bias, channels_out)
 
 
 @conv_silu_by_taps.register_fake
 def _empty_maps(x: Tensor, _taps: Tensor, _bias: Tensor, channels_out: int) -> Tensor:
-    frames, _, rows, columns = x.shape
-    return torch.empty(
-        (frames, channels_out, rows, columns),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last,
-    )
-
-
-def _launch(x: Tensor, taps: Tensor, channels_out: int) -> _Launch:
-    launch = _LAUNCHES.get((x.shape[1], channels_out), _DEFAULT)
-    programs = triton.cdiv(len(x) * x.shape[3], launch.block)
-    programs *= triton.cdiv(x.shape[2], launch.rows)
-    if programs < _FEW_PROGRAMS:
-        launch = launch._replace(rows=min(launch.rows, _FEW_ROWS))
-    stage = 3 * launch.block * x.shape[1] * x.element_size()
-    # The block of results passes through shared memory too.
-    free = _shared_memory(x.device) - taps.nbytes
-    free -= launch.block * taps.shape[2] * x.element_size()
-    return launch._replace(stages=max(1, min(launch.stages, free // stage)))
-
-
-@functools.cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes that one program may have."""
-    if device.type != "cuda":
-        return 1 << 17  # interpreted kernels have none to run out of
-    properties = torch.cuda.get_device_properties(device)
-    always = properties.shared_memory_per_block
-    return getattr(properties, "shared_memory_per_block_optin", always)
+    return empty_maps(x, channels_out)

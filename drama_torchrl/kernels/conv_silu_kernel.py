@@ -55,7 +55,7 @@ def sum_of_taps(
 def conv_silu_kernel(
     x: tl.tensor,
     weight: tl.tensor,
-    bias: tl.tensor,
+    bias: tl.tensor | None,
     y: tl.tensor,
     M: tl.tensor,
     H: tl.constexpr,
@@ -71,7 +71,8 @@ def conv_silu_kernel(
     """Writes ROWS rows of BM of the M = maps · W columns that all maps have together.
 
     The nine weights [CIN, BN] stay in shared memory. An input row completes the results
-    above it, ends the first half of those beside it and begins those below.
+    above it, ends the first half of those beside it and begins those below. Without a
+    bias the sums are the results.
     """
     first = tl.program_id(0).to(tl.int64) * BM
     skipped = (first % W).to(tl.int32)
@@ -89,7 +90,8 @@ def conv_silu_kernel(
     upper_taps = row_of_taps(weight, 0, CIN, BN)
     middle_taps = row_of_taps(weight, 1, CIN, BN)
     lower_taps = row_of_taps(weight, 2, CIN, BN)
-    shift = tl.load(bias + n)[None, :]
+    if bias is not None:
+        shift = tl.load(bias + n)[None, :]
     beside = tl.full([BM, BN], 0.0, tl.float32)
     below = tl.full([BM, BN], 0.0, tl.float32)
     for i in tl.range(0, ROWS + 2, num_stages=STAGES):
@@ -106,5 +108,7 @@ def conv_silu_kernel(
         zero = tl.full([BM, BN], 0.0, tl.float32)
         below = sum_of_taps(pixels, upper_taps, zero)
         mask = alive & (n < COUT)[None, :] & (i >= 2) & (row <= H)
-        value = silu(above + shift, FAST).to(y.dtype.element_ty)
+        if bias is not None:
+            above = silu(above + shift, FAST)
+        value = above.to(y.dtype.element_ty)
         tl.store(y + i * (W * COUT) + results, value, mask=mask)

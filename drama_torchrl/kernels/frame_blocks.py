@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drama_torchrl.kernels.alignment import missing_channels
 from drama_torchrl.kernels.frame_blocks_kernel import frame_blocks_kernel
 from drama_torchrl.kernels.optional_triton import triton
 
@@ -20,8 +21,6 @@ __all__ = [
     "frames_to_blocks_reference",
 ]
 
-# Tensor cores load 16 bytes, that is 8 channels in 16 bits, at a time.
-_CHANNEL_ALIGNMENT = 8
 _FUSED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _PIXELS, _WARPS = 512, 4
 
@@ -77,7 +76,7 @@ def frames_to_blocks_reference(frames: Tensor, dtype: torch.dtype) -> Tensor:
     squares = frames.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
     # [N, C, H, r, W, s] -> [N, H, W, r·s·C], while the elements are still small
     blocks = squares.permute(0, 2, 4, 3, 5, 1).flatten(3)
-    padded = F.pad(blocks, (0, -blocks.shape[-1] % _CHANNEL_ALIGNMENT))
+    padded = F.pad(blocks, (0, missing_channels(blocks.shape[-1])))
     return padded.to(dtype).movedim(-1, 1)
 
 

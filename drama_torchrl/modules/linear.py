@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ALIGNMENT", "AlignedLinear", "aligned_linear"]
+from drama_torchrl.kernels.alignment import missing_channels
 
-# Tensor cores are fed 16 bytes, that is 8 bfloat16 numbers, at a time.
-ALIGNMENT = 8
+__all__ = ["AlignedLinear", "aligned_linear"]
 
 
 def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -29,7 +28,7 @@ def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         >>> aligned_linear(torch.ones(2, 3), torch.ones(5, 3), torch.ones(5)).shape
         torch.Size([2, 5])
     """
-    rows, columns = (-size % ALIGNMENT for size in weight.shape)
+    rows, columns = (missing_channels(size) for size in weight.shape)
     padded = F.pad(weight, (0, columns, 0, rows))
     bias = None if bias is None else F.pad(bias, (0, rows))
     return F.linear(F.pad(x, (0, columns)), padded, bias)[..., : weight.shape[0]]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drama_torchrl.modules.recurrence import wide
 from drama_torchrl.modules.selective_scan import selective_scan
 
 __all__ = ["Kernel", "load_kernel", "scan_with_kernel"]
@@ -45,11 +46,8 @@ def scan_with_kernel(
 
     Args, returns and shapes as in :mod:`drama_torchrl.modules.selective_scan`.
     """
-    arguments = [
-        t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, dt, B, C)
-    ]
     # The kernel has time last: [B, DI, T] and [B, S, T].
-    x, dt, B, C = (t.transpose(1, 2).contiguous() for t in arguments)
+    x, dt, B, C = (wide(t).transpose(1, 2).contiguous() for t in (x, dt, B, C))
     y, state = kernel(x, dt, A, B, C, return_last_state=True)
     return y.transpose(1, 2), _FinalState.apply(state.detach(), x, dt, A, B)
 

@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from drama_torchrl.modules.recurrence import check_fits, wide
+
 __all__ = [
     "CHUNK_SIZE",
     "linear_scan",
@@ -53,9 +55,9 @@ def selective_scan_step(
         >>> selective_scan_step(x, dt, A, B, C, state)[0]  # 1 + exp(-1), read out by 2
         tensor([[2.7358, 2.7358]])
     """
-    x, dt, A, B, C = (_wide(t) for t in (x, dt, A, B, C))
+    x, dt, A, B, C = (wide(t) for t in (x, dt, A, B, C))
     decay = torch.exp(dt.unsqueeze(-1) * A)
-    state = torch.addcmul(_wide(state) * decay, (dt * x).unsqueeze(-1), B.unsqueeze(-2))
+    state = torch.addcmul(wide(state) * decay, (dt * x).unsqueeze(-1), B.unsqueeze(-2))
     return (state * C.unsqueeze(-2)).sum(-1), state
 
 
@@ -80,7 +82,7 @@ def selective_scan_recurrent(
         tensor([1.0000, 1.3679])
     """
     _check_shapes(x, dt, A, B, C, initial_state, is_init)
-    state = _zero_state(x, A) if initial_state is None else _wide(initial_state)
+    state = _zero_state(x, A) if initial_state is None else wide(initial_state)
     outputs = []
     for t in range(x.shape[1]):
         if is_init is not None:
@@ -120,7 +122,7 @@ def selective_scan(
         (torch.Size([2, 5, 3]), torch.Size([2, 3, 4]))
     """
     _check_shapes(x, dt, A, B, C, initial_state, is_init)
-    state = _zero_state(x, A) if initial_state is None else _wide(initial_state)
+    state = _zero_state(x, A) if initial_state is None else wide(initial_state)
     length, outputs = x.shape[1], []
     recompute = torch.is_grad_enabled() and length > chunk_size
     for start in range(0, length, chunk_size):
@@ -183,7 +185,7 @@ def _scan_chunk(
     state: Tensor,
     is_init: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    x, dt, A, B, C = (_wide(t) for t in (x, dt, A, B, C))
+    x, dt, A, B, C = (wide(t) for t in (x, dt, A, B, C))
     decay = torch.exp(dt.unsqueeze(-1) * A)  # [B, chunk, DI, S]
     if is_init is not None:
         decay = decay.masked_fill(is_init[..., None, None], 0.0)
@@ -193,11 +195,6 @@ def _scan_chunk(
     with torch.autocast(x.device.type, enabled=False):
         y = torch.matmul(states, C.unsqueeze(-1)).squeeze(-1)
     return y, states[:, -1]
-
-
-def _wide(t: Tensor) -> Tensor:
-    """Give float32, or float64 where it came in."""
-    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _zero_state(x: Tensor, A: Tensor) -> Tensor:
@@ -214,12 +211,4 @@ def _check_shapes(
             f"{tuple(x.shape)}; put time into the second dimension."
         )
     sizes = dict(zip(("B", "T", "DI"), x.shape, strict=True), S=B.shape[-1])
-    given = (dt, A, B, C, *options)
-    for argument, tensor in zip(_ARGUMENTS.split(", "), given, strict=True):
-        name, *letters = argument.split()
-        expected = tuple(sizes[letter] for letter in letters)
-        if tensor is not None and tensor.shape != expected:
-            raise ValueError(
-                f"{name}: expected shape [{', '.join(letters)}] = {expected} to go "
-                f"with x {tuple(x.shape)}, got {tuple(tensor.shape)}; reshape {name}."
-            )
+    check_fits(x, _ARGUMENTS, sizes, dt, A, B, C, *options)

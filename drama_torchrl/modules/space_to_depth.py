@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drama_torchrl.kernels.alignment import missing_channels
 from drama_torchrl.kernels.batch_norm_silu import batch_norm_silu
+from drama_torchrl.kernels.conv_same import conv_same
 
 __all__ = [
-    "CHANNEL_ALIGNMENT",
     "blocks_kernel",
     "conv_on_blocks",
     "conv_transpose_on_blocks",
@@ -30,9 +31,6 @@ __all__ = [
     "strided_conv_on_blocks",
     "strided_conv_transpose_to_blocks",
 ]
-
-# cuDNN's bf16 kernels load 16 bytes, that is 8 channels, at a time.
-CHANNEL_ALIGNMENT = 8
 
 
 def space_to_depth(x: Tensor, block: int = 2) -> Tensor:
@@ -122,8 +120,7 @@ def _tap_blocks(weight: Tensor) -> Tensor:
 def _correlate(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """Runs the 3×3 convolution; channels that x alone has, all zero, are ignored."""
     kernel = F.pad(kernel, (0, 0, 0, 0, 0, x.shape[1] - kernel.shape[1]))
-    x = x.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
+    return conv_same(x, kernel, bias)
 
 
 def conv_on_blocks(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -250,7 +247,7 @@ def conv_transpose_on_blocks(
         torch.Size([2, 12, 8, 8])
     """
     kernel = blocks_kernel(weight.transpose(0, 1).flip(-1, -2))
-    depth, missing = kernel.shape[0], -kernel.shape[0] % CHANNEL_ALIGNMENT
+    depth, missing = kernel.shape[0], missing_channels(kernel.shape[0])
     kernel = F.pad(kernel, (0, 0, 0, 0, 0, 0, 0, missing))
     bias = None if bias is None else F.pad(bias.repeat(4), (0, missing))
     return _correlate(x, kernel, bias)[:, :depth]

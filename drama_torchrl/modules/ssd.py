@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drama_torchrl.kernels.ssd_scan import can_scan, ssd_scan
+from drama_torchrl.modules.recurrence import check_fits, wide
 
 __all__ = [
     "QUADRATIC_MAX_LENGTH",
@@ -99,12 +100,12 @@ def ssd_step(
         >>> y
         tensor([[[2.7358, 2.7358]]])
     """
-    x_dt = _wide(x) * _wide(dt).unsqueeze(-1)  # [B, NH, P]
-    decay = torch.exp(_wide(dt) * _wide(A))[..., None, None]  # [B, NH, 1, 1]
+    x_dt = wide(x) * wide(dt).unsqueeze(-1)  # [B, NH, P]
+    decay = torch.exp(wide(dt) * wide(A))[..., None, None]  # [B, NH, 1, 1]
     state = torch.addcmul(
-        _wide(state) * decay, x_dt.unsqueeze(-1), _wide(B)[:, None, None]
+        wide(state) * decay, x_dt.unsqueeze(-1), wide(B)[:, None, None]
     )
-    y = (state * _wide(C)[:, None, None]).sum(-1)
+    y = (state * wide(C)[:, None, None]).sum(-1)
     return y.to(x.dtype), state
 
 
@@ -130,7 +131,7 @@ def ssd_recurrent(
         tensor([1.0000, 1.3679])
     """
     _check_shapes(x, dt, A, B, C, initial_state, is_init)
-    state = _zero_state(x, B) if initial_state is None else _wide(initial_state)
+    state = _zero_state(x, B) if initial_state is None else wide(initial_state)
     outputs = []
     for t in range(x.shape[1]):
         if is_init is not None:
@@ -162,12 +163,12 @@ def ssd_quadratic(
         tensor([1.0000, 1.3679])
     """
     _check_shapes(x, dt, A, B, C, initial_state, is_init)
-    decays = _decays(_wide(dt) * _wide(A), is_init)
+    decays = _decays(wide(dt) * wide(A), is_init)
     y = _within(x, dt, B, C, decays)
     state = _added_state(x, dt, B, decays)
     if initial_state is not None:
         y = y + _read_out(C, initial_state, decays)
-        state = state + _wide(initial_state) * decays.from_start[:, -1, :, None, None]
+        state = state + wide(initial_state) * decays.from_start[:, -1, :, None, None]
     return y.to(x.dtype), state
 
 
@@ -202,7 +203,7 @@ def ssd_chunked(
     x_, dt_, B_, C_ = (_fold(t, by_chunk) for t in (x, dt, B, C))
     init_ = None if is_init is None else _fold(is_init, by_chunk)
 
-    log_decay = _wide(dt_) * _wide(A)
+    log_decay = wide(dt_) * wide(A)
     decays = _decays(log_decay, init_)
     added = _unfold(_added_state(x_, dt_, B_, decays), by_chunk)  # [B, T/Q, NH, P, S]
     across = _decays(
@@ -214,18 +215,13 @@ def ssd_chunked(
     if initial_state is None:
         initial_state = _zero_state(x, B)
     else:
-        initial_state = _wide(initial_state)
+        initial_state = wide(initial_state)
         ends = ends + initial_state.unsqueeze(1) * across.from_start[..., None, None]
     starts = torch.cat([initial_state.unsqueeze(1), ends[:, :-1]], dim=1)
 
     y = _within(x_, dt_, B_, C_, decays) + _read_out(C_, starts.flatten(0, 1), decays)
     y = _unfold(y, by_chunk).flatten(1, 2)[:, :length]
     return y.to(x.dtype), ends[:, -1]
-
-
-def _wide(t: Tensor) -> Tensor:
-    """Give float32, or float64 where it came in."""
-    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _zero_state(x: Tensor, B: Tensor) -> Tensor:
@@ -273,7 +269,7 @@ def _decays(log_decay: Tensor, is_init: Tensor | None) -> _Decays:
 def _within(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, decays: _Decays) -> Tensor:
     """Outputs [B, T, NH, P] due to the inputs of the same chunk."""
     scores = torch.matmul(C, B.transpose(1, 2)).unsqueeze(1)  # [B, 1, T, T]
-    weights = scores * decays.between * _wide(dt).transpose(1, 2).unsqueeze(2)
+    weights = scores * decays.between * wide(dt).transpose(1, 2).unsqueeze(2)
     return torch.matmul(weights.to(x.dtype), x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -286,8 +282,8 @@ def _read_out(C: Tensor, state: Tensor, decays: _Decays) -> Tensor:
 def _added_state(x: Tensor, dt: Tensor, B: Tensor, decays: _Decays) -> Tensor:
     """What the inputs of one chunk leave in the state at its end: [B, NH, P, S]."""
     with torch.autocast(x.device.type, enabled=False):
-        weighted = _wide(x) * (_wide(dt) * decays.to_end).unsqueeze(-1)
-        state = torch.matmul(weighted.flatten(2).transpose(1, 2), _wide(B))
+        weighted = wide(x) * (wide(dt) * decays.to_end).unsqueeze(-1)
+        state = torch.matmul(weighted.flatten(2).transpose(1, 2), wide(B))
     return state.unflatten(1, x.shape[2:])
 
 
@@ -300,12 +296,4 @@ def _check_shapes(
             f"{tuple(x.shape)}; split the channels into heads first."
         )
     sizes = dict(zip(("B", "T", "NH", "P"), x.shape, strict=True), S=B.shape[-1])
-    given = (dt, A, B, C, *options)
-    for argument, tensor in zip(_ARGUMENTS.split(", "), given, strict=True):
-        name, *letters = argument.split()
-        expected = tuple(sizes[letter] for letter in letters)
-        if tensor is not None and tensor.shape != expected:
-            raise ValueError(
-                f"{name}: expected shape [{', '.join(letters)}] = {expected} to go "
-                f"with x {tuple(x.shape)}, got {tuple(tensor.shape)}; reshape {name}."
-            )
+    check_fits(x, _ARGUMENTS, sizes, dt, A, B, C, *options)

@@ -179,8 +179,7 @@ class PriorPolicy(_ActingPolicy):
     def _choose(self, latent: Tensor, is_init: Tensor) -> Tensor:
         del latent  # The frame is for the memory alone.
         belief = self.memory.recall(is_init)
-        prior = self.world_model.prior_head(belief)
-        _, prior_latent = self.world_model.sample_latent(prior)
+        prior_latent = self.world_model.draw_prior(belief)
         action = self._act(prior_latent, belief)
         uniform = sample_one_hot(torch.zeros_like(action, dtype=belief.dtype))
         return torch.where(is_init[:, None], uniform, action.to(belief.dtype))

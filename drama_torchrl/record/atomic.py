@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replacing", "sync_directory", "write_json"]
+__all__ = ["remove_leftovers", "replacing", "sync_directory", "write_json"]
 
 
 @contextmanager
@@ -43,6 +43,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
         sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of :func:`replacing` whose process was killed.
+
+    Args:
+        folder: where no other process writes; it need not exist.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / ".answer.txt.123.tmp").touch()
+        >>> remove_leftovers(folder)
+        >>> list(folder.iterdir())
+        []
+    """
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -89,6 +90,9 @@ def save_tensors(path: str | Path, state: dict[str, Any]) -> None:
         path: the file; its directory must exist.
         state: what to write.
 
+    Raises:
+        OSError: if there is no room for it; an older file stays.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "loop.pt")
@@ -96,8 +100,11 @@ def save_tensors(path: str | Path, state: dict[str, Any]) -> None:
         >>> load_tensors(path, "cpu")
         {'frames': 3}
     """
+    # Through memory: torch reports a full disk as one of several RuntimeErrors.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_tensors(path: str | Path, device: torch.device | str) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _imagine(
 ) -> TensorDictBase:
     """Steps from ``belief`` ``[B, D]`` on along real ``actions`` ``[B, H, A]``."""
     keys = world_model.tensor_keys
-    _, latent = world_model.sample_latent(world_model.prior_head(belief))
+    latent = world_model.draw_prior(belief)
     steps = []
     for action in actions.unbind(1):
         step = TensorDict(

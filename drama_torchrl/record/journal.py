@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import time
 from collections import deque
@@ -17,8 +16,10 @@ from torchrl.record.loggers import Logger
 from tqdm import tqdm
 
 from drama_torchrl.record.checkpoint import CheckpointError
-from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.record.rows import Rows
+from drama_torchrl.record.run_directory import EPISODE_COLUMNS, RunDirectory
 from drama_torchrl.record.scores import training_score
+from drama_torchrl.record.write_errors import Stop, WriteErrors
 
 __all__ = ["Journal"]
 
@@ -34,6 +35,7 @@ class Journal:
         progress: whether to show the bar.
         recent: newest transitions kept for films.
         logger: receives every metric besides the CSV file.
+        write_errors: takes the errors of writing; by default they stop the run.
 
     Example:
         >>> import tempfile
@@ -43,7 +45,8 @@ class Journal:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = RunDirectory.create(f"{folder}/run", load_config("quick"))
         ...     with Journal(run, total_steps=10, progress=False) as journal:
-        ...         journal.metrics(5, {"model": TensorDict(loss=torch.tensor(0.5))})
+        ...         loss = TensorDict(loss=torch.tensor(0.5))
+        ...         row = journal.metrics(5, {"model": loss})
         ...     print(run.metrics.read_text().split(",minutes")[0])
         step,model/loss
     """
@@ -56,14 +59,17 @@ class Journal:
         progress: bool = True,
         recent: int = 64,
         logger: Logger | None = None,
+        write_errors: WriteErrors | None = None,
     ) -> None:
         self.run = run
+        self.write_errors = write_errors or Stop(run)
         self.steps = 0
         self.episodes: list[tuple[int, float]] = []
         self._started = time.monotonic()
         self.recent: deque[TensorDictBase] = deque(maxlen=recent)
         self._loggers = [] if logger is None else [logger]
-        self._columns: list[str] = []
+        self._episodes = Rows(run.episodes, EPISODE_COLUMNS)
+        self._metrics = Rows(run.metrics, [])
         self._bar = tqdm(
             total=total_steps, unit="step", disable=not progress, mininterval=1.0
         )
@@ -94,7 +100,8 @@ class Journal:
         length = following.get("step_count").item()
         # Environments without recorded seeds have none to write.
         seed = int(transition.get("episode_seed", torch.tensor(-1)).item())
-        self.run.append_episode(step, episode_return, length, seed)
+        with self.write_errors.during(self.run.episodes.name):
+            self._episodes.append([step, episode_return, length, seed])
         score = training_score([value for _, value in self.episodes])
         self._bar.set_postfix(score=f"{score:.1f}", episodes=len(self.episodes))
         for logger in self._loggers:
@@ -105,8 +112,10 @@ class Journal:
         """Minutes since the journal was opened."""
         return (time.monotonic() - self._started) / 60
 
-    def metrics(self, step: int, metrics: Mapping[str, TensorDictBase]) -> None:
-        """Write a row of ``group/name`` columns; here alone metrics reach the host."""
+    def metrics(
+        self, step: int, metrics: Mapping[str, TensorDictBase]
+    ) -> dict[str, float]:
+        """Write and return a row of ``group/name``; here alone they reach the host."""
         named = {
             f"{group}/{name}": value
             for group, values in metrics.items()
@@ -114,24 +123,28 @@ class Journal:
         }
         values = torch.stack([value.float() for value in named.values()]).tolist()
         row = dict(zip(named, values, strict=True)) | {"minutes": self.minutes}
-        if not self._columns:
-            self._columns = ["step", *row]
-            with self.run.metrics.open("w", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerow(self._columns)
-        with self.run.metrics.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([step, *(f"{row[name]:.6g}" for name in self._columns[1:])])
+        self._metrics.columns = self._metrics.columns or ["step", *row]
+        cells = [f"{row[name]:.6g}" for name in self._metrics.columns[1:]]
+        with self.write_errors.during(self.run.metrics.name):
+            self._metrics.append([step, *cells])
         for logger in self._loggers:
             for name, value in row.items():
                 logger.log_scalar(name, value, step)
+        return row
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the files stand, which are on disk then, and what films need."""
+        """Where the files stand, which are on disk then, and what films need.
+
+        Raises:
+            OSError: if a file cannot be brought to disk.
+        """
+        for rows in (self._metrics, self._episodes):
+            rows.flush()
         return {
             "steps": self.steps,
             "minutes": self.minutes,
             "episodes": list(self.episodes),
-            "columns": list(self._columns),
+            "columns": list(self._metrics.columns),
             "recent": self.recent_sequence().to_dict() if self.recent else {},
             "sizes": {path.name: _synced_size(path) for path in self._files},
         }
@@ -153,7 +166,7 @@ class Journal:
         self.rewind(sizes)
         self.steps = state_dict["steps"]
         self.episodes = [(step, value) for step, value in state_dict["episodes"]]
-        self._columns = list(state_dict["columns"])
+        self._metrics.columns = list(state_dict["columns"])
         self._started = time.monotonic() - 60 * state_dict["minutes"]
         self.recent.clear()
         if state_dict["recent"]:

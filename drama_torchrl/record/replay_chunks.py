@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import zipfile
 import zlib
@@ -166,9 +167,11 @@ class ReplayChunks:
         records = self.replay.storage.get(slots.to(self.replay.storage.device))
         columns = records.exclude("index").cpu().flatten_keys("/").to_dict()
         path = self.folder / Chunk(first, last, "").name
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            arrays = {key: value.numpy() for key, value in columns.items()}
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        buffer = io.BytesIO()
+        arrays = {key: value.numpy() for key, value in columns.items()}
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
         return Chunk(first, last, checksum(path))
 
 

@@ -15,7 +15,8 @@ from drama_torchrl.evaluation import evaluate
 from drama_torchrl.factories import make_atari, make_policy
 from drama_torchrl.record.curve import plot_learning_curve
 from drama_torchrl.record.journal import Journal
-from drama_torchrl.record.run_directory import RunDirectory, provenance
+from drama_torchrl.record.origin import provenance
+from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.scores import human_normalized, reference_scores
 
 __all__ = ["EVALUATION_SEED", "final_scores", "score_run", "summarize"]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from drama_torchrl.config import DramaConfig, config_from_dict, load_config, read_config
+from drama_torchrl.config import (
+    MAY_CHANGE_ON_RESUME,
+    DramaConfig,
+    config_from_dict,
+    flatten,
+    load_config,
+    read_config,
+)
 from drama_torchrl.parallel import rank
 from drama_torchrl.record.checkpoint import CheckpointError
 from drama_torchrl.record.manifest import Manifest
@@ -16,7 +23,6 @@ from drama_torchrl.record.run_directory import RunDirectory
 
 __all__ = ["check_circumstances", "differences", "open_run", "read_arguments"]
 
-_FREE = ("run_dir", "log.", "evaluation.", "training.max_minutes")
 _OPTION = "resume="
 
 
@@ -30,7 +36,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[DramaConfig, bool]:
         The options, and whether the run goes on.
 
     Raises:
-        CheckpointError: if there is no run that could go on.
+        CheckpointError: if there is no run that could go on, or not with these options.
 
     Example:
         >>> config, resumed = read_arguments(["preset=quick", "seed=3"])
@@ -48,12 +54,14 @@ def read_arguments(arguments: Sequence[str]) -> tuple[DramaConfig, bool]:
             f"interrupted, got {got}; name another one or start a new run."
         )
     overrides = [each for each in arguments if not _resumes(each)]
-    config = config_from_dict(asdict(read_config(run.config)), overrides)
+    before = asdict(read_config(run.config))
+    config = config_from_dict(before, overrides)
+    _check_options(before, config, run.config)
     return replace(config, run_dir=str(run.path)), True
 
 
 def open_run(config: DramaConfig, *, resumed: bool) -> RunDirectory:
-    """The directory of a run, made by the first process if it is a new one.
+    """The directory of a run with its options, made by the first process if new.
 
     Args:
         config: the options.
@@ -68,8 +76,13 @@ def open_run(config: DramaConfig, *, resumed: bool) -> RunDirectory:
         >>> open_run(config, resumed=False).config.name
         'config.yaml'
     """
-    if resumed or rank() > 0:
+    if rank() > 0:
         return RunDirectory(config.run_path)
+    if resumed:
+        run = RunDirectory(config.run_path)
+        if config != read_config(run.config):
+            run.write_config(config)
+        return run
     return RunDirectory.create(config.run_path, config)
 
 
@@ -89,17 +102,8 @@ def check_circumstances(
     Raises:
         CheckpointError: listing the options that differ.
     """
-    changed = [
-        line
-        for line in differences(manifest.config, asdict(config))
-        if not line.startswith(_FREE)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"{folder}: expected the options that the run was started with, got "
-            f"{'; '.join(changed)}; drop these or start a new run."
-        )
-    skew = list(differences(manifest.versions, versions))
+    _check_options(manifest.config, config, folder)
+    skew = differences(manifest.versions, versions)
     if skew:
         warnings.warn(
             f"{folder} was written under other circumstances: {'; '.join(skew)}. The "
@@ -108,21 +112,32 @@ def check_circumstances(
         )
 
 
-def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
-) -> Iterator[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Tell where two trees of options differ.
 
     Example:
-        >>> list(differences({"env": {"game": "Pong"}}, {"env": {"game": "Krull"}}))
+        >>> differences({"env": {"game": "Pong"}}, {"env": {"game": "Krull"}})
         ["env.game: 'Pong' then, 'Krull' now"]
     """
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            yield f"{prefix}{key}: {old!r} then, {new!r} now"
+    old, new = flatten(before), flatten(now)
+    return [
+        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _check_options(before: Mapping[str, Any], now: DramaConfig, where: Path) -> None:
+    changed = [
+        line
+        for line in differences(before, asdict(now))
+        if not line.startswith(MAY_CHANGE_ON_RESUME)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{where}: expected the options that the run was started with, got "
+            f"{'; '.join(changed)}; drop these or start a new run."
+        )
 
 
 def _resumes(argument: str) -> bool:

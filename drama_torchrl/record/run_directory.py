@@ -1,27 +1,19 @@
-"""The directory that a run writes to, and where the run came from."""
+"""The directory that a run writes to."""
 
 from __future__ import annotations
 
-import csv
-import os
-import platform
-import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from drama_torchrl import __version__
 from drama_torchrl.config import DramaConfig, save_config
 from drama_torchrl.record.atomic import replacing, write_json
+from drama_torchrl.record.rows import Rows
 
-__all__ = ["RunDirectory", "RunExistsError", "find_commit", "provenance"]
+__all__ = ["EPISODE_COLUMNS", "RunDirectory", "RunExistsError"]
 
-_COLUMNS = ("step", "return", "length", "seed")
-_PACKAGES = ("torch", "torchrl", "tensordict", "ale-py")
+EPISODE_COLUMNS = ("step", "return", "length", "seed")
+"""Of ``episodes.csv``."""
 
 
 class RunExistsError(ValueError):
@@ -75,9 +67,7 @@ class RunDirectory:
         # Two runs may have found the directory empty; the second one loses.
         except FileExistsError as error:
             raise _occupied(run.path, "another run") from error
-        # Whoever finds the options finds all of them.
-        with replacing(run.config) as temporary:
-            save_config(config, temporary)
+        run.write_config(config)
         return run
 
     @property
@@ -100,6 +90,12 @@ class RunDirectory:
     def snapshots(self) -> Path:
         """Directory of what a run needs to go on; a finished run has none."""
         return self.path / "resume"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the checkpoints that the run can go on from, oldest first."""
+        names = [path.name for path in self.snapshots.glob("step-*")]
+        numbers = [name.removeprefix("step-") for name in names]
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     @property
     def episodes(self) -> Path:
@@ -135,11 +131,16 @@ class RunDirectory:
             length: its environment steps.
             seed: the seed that started it.
         """
-        with self.episodes.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writerow(_COLUMNS)
-            writer.writerow([step, return_, length, seed])
+        Rows(self.episodes, EPISODE_COLUMNS).append([step, return_, length, seed])
+
+    def write_config(self, config: DramaConfig) -> None:
+        """Replace ``config.yaml``; whoever finds it finds all options.
+
+        Args:
+            config: the options that the run has from now on.
+        """
+        with replacing(self.config) as temporary:
+            save_config(config, temporary)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Replace ``result.json``, whole or not at all.
@@ -159,92 +160,3 @@ def _occupied(
     return RunExistsError(
         f"run_dir={path}: expected a new or empty directory, got {got}; {remedy}."
     )
-
-
-def provenance(device: torch.device | None = None) -> dict[str, Any]:
-    """Say which code, on which packages and hardware, and when this was written.
-
-    Never raises: what cannot be found out is ``None``.
-
-    Args:
-        device: the device that trains; by default CUDA where there is one.
-
-    Returns:
-        ``"written"`` (UTC, ISO 8601), ``"commit"`` (ending in ``-dirty`` if tracked
-        files were changed), ``"versions"`` by package, ``"device"`` (name of the GPU
-        or CPU) and ``"cpus"`` (their number). No host or user name.
-
-    Example:
-        >>> sorted(provenance())
-        ['commit', 'cpus', 'device', 'versions', 'written']
-    """
-    if device is None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    versions = {package: _find_version(package) for package in _PACKAGES}
-    return {
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": find_commit(Path(__file__)),
-        "versions": {
-            "drama_torchrl": __version__,
-            **versions,
-            "python": platform.python_version(),
-        },
-        "device": _find_device_name(device),
-        "cpus": os.cpu_count(),
-    }
-
-
-def _find_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def find_commit(source: Path) -> str | None:
-    """Name the commit of the checkout that tracks a source file.
-
-    No other checkout counts: an installed package may lie inside somebody else's.
-
-    Args:
-        source: an existing file.
-
-    Returns:
-        40 hexadecimal digits, ``-dirty`` behind them if a tracked file was changed;
-        ``None`` without git, without a commit or if the file is not tracked.
-
-    Example:
-        >>> find_commit(Path("/nowhere/at_all.py")) is None
-        True
-    """
-    tracked = _run_git(source.parent, "ls-files", "--error-unmatch", source.name)
-    if tracked is None:
-        return None
-    return _run_git(
-        source.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"
-    )
-
-
-def _run_git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return None
-    return done.stdout.strip() or None
-
-
-def _find_device_name(device: torch.device) -> str | None:
-    if device.type == "cuda":
-        try:
-            return torch.cuda.get_device_name(device)
-        except (RuntimeError, AssertionError, ValueError):
-            return None
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2] for line in lines if line.startswith("model name")]
-    return next(iter(models), "").strip() or platform.processor() or platform.machine()

@@ -2,29 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import TensorDictReplayBuffer
 
 from drama_torchrl.envs.atari import AtariEnv
-from drama_torchrl.envs.episode_state import episode_state, replay_episode
+from drama_torchrl.envs.episode_state import (
+    EpisodeMark,
+    mark_episode,
+    replay_episode,
+)
 from drama_torchrl.policies.memory import Memory
 from drama_torchrl.record.checkpoint import CheckpointError
 
-__all__ = ["ActingState", "ReplayState", "SamplerState", "Stateful"]
+__all__ = [
+    "ActingMark",
+    "ActingState",
+    "Mark",
+    "MovedByAStep",
+    "ReplayState",
+    "SamplerState",
+    "Stateful",
+]
 
 
-class Stateful(Protocol):
-    """Anything that is saved as plain containers of tensors and numbers."""
+class Mark(Protocol):
+    """A state that is saved as plain containers of tensors and numbers."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes."""
 
+
+class Stateful(Mark, Protocol):
+    """Anything whose state is saved and restored."""
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
+
+
+@runtime_checkable
+class MovedByAStep(Protocol):
+    """Anything that an environment step changes before it is known to succeed."""
+
+    def mark(self) -> Mark:
+        """The state of this moment, to be read when it is past."""
+
+
+class ActingMark(NamedTuple):
+    """What :class:`ActingState` noted between two steps.
+
+    Args:
+        counters: of the collector.
+        step: that it stands before.
+        memory: contents of the policy's, overwritten by the next mark.
+        episode: of an Atari game; no other can be replayed.
+    """
+
+    counters: dict[str, Any]
+    step: TensorDictBase
+    memory: dict[str, Tensor]
+    episode: EpisodeMark | None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`ActingState.state_dict` returned at that moment."""
+        return {
+            "counters": self.counters,
+            "step": self.step.clone().to_dict(),
+            "memory": {name: value.clone() for name, value in self.memory.items()},
+            "episode": self.episode.state_dict() if self.episode else None,
+        }
 
 
 class ActingState:
@@ -42,18 +92,30 @@ class ActingState:
 
     def __init__(self, collector: Collector, memory: Memory) -> None:
         self.collector = collector
-        self.memory = memory
+        # Memories change in place, so these stay what is remembered.
+        self._contents = memory.contents()
+        self._kept = [value.clone() for value in self._contents.values()]
+
+    def mark(self) -> ActingMark:
+        """Note the state between two steps; cheap enough for every one of them."""
+        collector, env = self.collector, self.collector.env.base_env
+        for kept, value in zip(self._kept, self._contents.values(), strict=True):
+            kept.copy_(value)
+        return ActingMark(
+            counters={
+                "frames": collector._frames,
+                "iter": collector._iter,
+                "traj_pool": collector._traj_pool.state_dict(),
+            },
+            # A step replaces its entries and changes none in place.
+            step=collector._carrier.copy(),
+            memory=dict(zip(self._contents, self._kept, strict=True)),
+            episode=mark_episode(env) if isinstance(env, AtariEnv) else None,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the next steps, together with the weights."""
-        counters = self.collector.state_dict()
-        env = self.collector.env.base_env
-        return {
-            "counters": {key: counters[key] for key in ("frames", "iter", "traj_pool")},
-            "step": self.collector._carrier.clone().to_dict(),
-            "memory": {k: v.clone() for k, v in self.memory.contents().items()},
-            "episode": episode_state(env) if isinstance(env, AtariEnv) else None,
-        }
+        return self.mark().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
@@ -67,9 +129,8 @@ class ActingState:
             self._replay(state_dict["episode"], state_dict["step"])
             # Loading took a number for a new episode; this one goes on.
             self.collector._traj_pool.load_state_dict(counters["traj_pool"])
-        contents = self.memory.contents()
         for name, value in state_dict["memory"].items():
-            contents[name].copy_(value)
+            self._contents[name].copy_(value)
 
     def _replay(self, episode: dict[str, Any], step: dict[str, Any]) -> None:
         try:
@@ -159,11 +220,15 @@ class SamplerState:
         self.buffers = buffers
 
     def state_dict(self) -> dict[str, Any]:
-        """Visit counts and newest slots."""
-        numbered = enumerate(self.buffers)
-        return {str(each): buffer.sampler.state_dict() for each, buffer in numbered}
+        """Visit counts and newest slots; what samplers share is there once."""
+        samplers = {buffer.sampler.slots: buffer.sampler for buffer in self.buffers}
+        return {
+            str(each): sampler.state_dict()
+            for each, sampler in enumerate(samplers.values())
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        for each, buffer in enumerate(self.buffers):
-            buffer.sampler.load_state_dict(state_dict[str(each)])
+        samplers = {buffer.sampler.slots: buffer.sampler for buffer in self.buffers}
+        for each, sampler in enumerate(samplers.values()):
+            sampler.load_state_dict(state_dict[str(each)])

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torchrl.data import TensorDictReplayBuffer
 
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
-from drama_torchrl.record.atomic import replacing, sync_directory
+from drama_torchrl.record.atomic import (
+    remove_leftovers,
+    replacing,
+    sync_directory,
+)
 from drama_torchrl.record.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -24,14 +29,18 @@ from drama_torchrl.record.checkpoint import (
 )
 from drama_torchrl.record.journal import Journal
 from drama_torchrl.record.manifest import Manifest
+from drama_torchrl.record.origin import find_versions
 from drama_torchrl.record.replay_chunks import ReplayChunks, checksum
 from drama_torchrl.record.resuming import check_circumstances
-from drama_torchrl.record.run_directory import RunDirectory, provenance
-from drama_torchrl.record.run_state import Stateful
+from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.record.run_state import Mark, MovedByAStep, Stateful
+from drama_torchrl.record.stopping import how_to_go_on
+from drama_torchrl.record.write_errors import Stop, WriteErrors
 
 __all__ = ["Snapshots", "discard_snapshots"]
 
 _AGENT, _LOOP = "agent.pt", "loop.pt"
+_T = TypeVar("_T")
 
 
 class Snapshots:
@@ -50,6 +59,7 @@ class Snapshots:
         replay: its transitions go to disk.
         journal: counts the steps; its files are cut back on resume.
         keep: number of checkpoints to keep.
+        write_errors: takes the errors of writing; by default they stop the run.
         parts: all else that changes, by name; restored in this order.
     """
 
@@ -62,9 +72,11 @@ class Snapshots:
         journal: Journal,
         *,
         keep: int = 2,
+        write_errors: WriteErrors | None = None,
         **parts: Stateful,
     ) -> None:
         self.run = run
+        self.write_errors = write_errors or Stop(run)
         self.config = config
         self.agent = agent
         self.chunks = ReplayChunks(run.snapshots / "replay", replay)
@@ -72,18 +84,89 @@ class Snapshots:
         self.parts: dict[str, Stateful] = {"journal": journal, **parts}
         self.keep = keep
         self.saved: int | None = None
+        self._marks: dict[str, Mark] = {}
+        self._torn = ""
 
     def save(self, step: int) -> None:
         """Write a checkpoint, unless that of this step is there already.
 
-        Killed at any moment, it leaves the older checkpoints as they were.
+        Killed at any moment or out of room, it leaves the older checkpoints as they
+        were.
         """
         if step == self.saved:
             return
-        final = self.run.snapshots / f"step-{step:07d}"
-        folder = final.with_suffix(".tmp")
-        _remove(final)
-        _remove(folder)
+        with self.write_errors.during(f"the checkpoint of step {step}"):
+            final = self.run.snapshots / f"step-{step:07d}"
+            folder = final.with_suffix(".tmp")
+            _remove(final)
+            _remove(folder)
+            try:
+                self._write(step, folder)
+                folder.rename(final)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            sync_directory(self.run.snapshots)
+            _publish(final / _AGENT, self.run.checkpoint)
+            self.saved = step
+            self._rotate(step)
+
+    def guard(self, transitions: Iterable[_T]) -> Iterator[_T]:
+        """Pass transitions on; if one fails to come, save the run as it was before it.
+
+        The environment may have broken in the middle of a step. What the step has
+        changed of the acting and of random states is not saved: the run goes on from
+        the last whole step. An update that was made while the environment stepped
+        stays; the step will make it again.
+
+        Args:
+            transitions: of the collector, one environment step each.
+
+        Raises:
+            Exception: as it came, with a note that says how the run goes on.
+        """
+        iterator = iter(transitions)
+        while True:
+            self._marks = {
+                name: part.mark()
+                for name, part in self.parts.items()
+                if isinstance(part, MovedByAStep)
+            }
+            try:
+                transition = next(iterator)
+            except StopIteration:
+                self._marks = {}
+                return
+            except Exception as error:
+                error.add_note(self._save_before_error())
+                raise
+            self._marks = {}
+            yield transition
+
+    def _save_before_error(self) -> str:
+        """Save the last whole step; say what became of it."""
+        step = self.journal.steps
+        try:
+            if step and not self._torn:  # at 0 nothing has happened yet
+                self.save(step)
+        # Whatever broke may keep the state from being read, too.
+        except Exception as problem:
+            self._torn = f"cannot be saved: {problem}"
+        go_on = how_to_go_on(self.run.path)
+        if self._torn:
+            kept = self.run.checkpoint_steps()[-1:] or "none"
+            return f"Step {step} {self._torn}; last checkpoint: {kept}; {go_on}"
+        return f"The run is saved as it was after step {step}; {go_on}"
+
+    @contextmanager
+    def indivisible(self) -> Iterator[None]:
+        """Change the agent; if the block breaks, what it leaves is never saved."""
+        try:
+            yield
+        except BaseException:
+            self._torn = "broke in the middle of an update"
+            raise
+
+    def _write(self, step: int, folder: Path) -> None:
         folder.mkdir(parents=True)
         chunks = self.chunks.write()
         about = {
@@ -92,7 +175,8 @@ class Snapshots:
             "num_actions": self.agent.num_actions,
         }
         save_checkpoint(folder / _AGENT, about | self.agent.state_dict())
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        now: dict[str, Mark] = {**self.parts, **self._marks}
+        parts = {name: part.state_dict() for name, part in now.items()}
         save_tensors(folder / _LOOP, parts)
         Manifest(
             step=step,
@@ -102,11 +186,6 @@ class Snapshots:
             written=self.chunks.replay.write_count,
             chunks=chunks,
         ).save(folder)
-        folder.rename(final)
-        sync_directory(self.run.snapshots)
-        _publish(final / _AGENT, self.run.checkpoint)
-        self.saved = step
-        self._rotate(step)
 
     def restore(self) -> int:
         """Load the newest whole checkpoint into all parts.
@@ -119,6 +198,7 @@ class Snapshots:
         Raises:
             CheckpointError: if no checkpoint is whole, or this run is another one.
         """
+        self._clean_up()
         problems: list[str] = []
         for folder in sorted(_finished(self.run.snapshots), reverse=True):
             try:
@@ -142,6 +222,13 @@ class Snapshots:
             )
         self.journal.rewind({})
         return 0
+
+    def _clean_up(self) -> None:
+        """Delete what a process that was killed had not finished."""
+        for folder in (self.run.path, self.run.films, self.chunks.folder):
+            remove_leftovers(folder)
+        for folder in self.run.snapshots.glob("step-*.tmp"):
+            _remove(folder)
 
     def _load(self, folder: Path, manifest: Manifest) -> None:
         device = self.agent.device
@@ -184,7 +271,7 @@ class Snapshots:
 
 def _circumstances(agent: Agent) -> dict[str, Any]:
     """Versions of the packages and the type of the device: what results hang on."""
-    return {**provenance(agent.device)["versions"], "device": agent.device.type}
+    return {**find_versions(), "device": agent.device.type}
 
 
 def discard_snapshots(run: RunDirectory) -> None:

@@ -8,14 +8,29 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
-__all__ = ["RunStopped", "StopSignals"]
+__all__ = ["RunStopped", "StopSignals", "how_to_go_on"]
 
 
-class RunStopped(Exception):  # noqa: N818  it reports success
-    """A run was asked to stop, wrote a checkpoint, and says how it goes on.
+def how_to_go_on(path: Path) -> str:
+    """The command that continues a run, in words.
 
     Args:
         path: directory of the run.
+
+    Example:
+        >>> how_to_go_on(Path("runs/Pong-xs-seed0"))
+        'to go on: python recipes/drama_atari100k.py resume=runs/Pong-xs-seed0'
+    """
+    command = "python recipes/drama_atari100k.py"
+    return f"to go on: {command} {shlex.quote(f'resume={path}')}"
+
+
+class RunStopped(Exception):  # noqa: N818  asked to, most often
+    """A run stopped before its end, kept its last checkpoint and says how it goes on.
+
+    Args:
+        path: directory of the run.
+        reason: why it stopped.
 
     Example:
         >>> print(RunStopped(Path("runs/Pong-xs-seed0")))
@@ -25,11 +40,8 @@ class RunStopped(Exception):  # noqa: N818  it reports success
     exit_code: ClassVar[int] = 75
     """Of the process: ``EX_TEMPFAIL``, try again later."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            "stopped; to go on: python recipes/drama_atari100k.py "
-            + shlex.quote(f"resume={path}")
-        )
+    def __init__(self, path: Path, reason: str = "stopped") -> None:
+        super().__init__(f"{reason}; {how_to_go_on(path)}")
 
 
 class StopSignals:

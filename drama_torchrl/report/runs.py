@@ -10,23 +10,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from drama_torchrl.config import CHANGES_NO_RESULT, flatten
 from drama_torchrl.envs.games import find_rom_id, list_games
-from drama_torchrl.record.run_directory import RunDirectory
-from drama_torchrl.record.scores import reference_scores
-from drama_torchrl.report.records import (
+from drama_torchrl.record.reading import (
     UnusableRunError,
     find_film,
-    flatten,
     read_episodes,
     read_options,
     read_result,
     read_score,
 )
+from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.record.scores import reference_scores
 
 __all__ = ["Collection", "Refusal", "Run", "collect_runs", "read_run"]
 
-_NAMES_THE_RUN = ("env.game", "seed", "run_dir")
-_CHANGES_NO_RESULT = ("execution.", "log.")
+_NAMES_THE_RUN = ("env.game", "seed")
 _GPUS = ("NVIDIA", "Tesla", "GeForce", "Quadro", "TITAN", "AMD Instinct", "AMD Radeon")
 
 
@@ -38,8 +37,8 @@ class Run:
         path: its directory.
         game: as the ALE spells it.
         seed: of the run.
-        settings: options by dotted name, without those that name the run (game, seed,
-            directory) and those of execution and logging.
+        settings: options by dotted name, without game and seed and those that change
+            no result.
         training: mean return of the last five training episodes, the paper's measure.
         final: mean return of the last checkpoint's episodes with drawn actions.
         episodes: environment step at the end of each training episode, and its return.
@@ -205,7 +204,7 @@ def _settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in options.items()
-        if name not in _NAMES_THE_RUN and not name.startswith(_CHANGES_NO_RESULT)
+        if name not in _NAMES_THE_RUN and not name.startswith(CHANGES_NO_RESULT)
     }
 
 

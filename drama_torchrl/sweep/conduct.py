@@ -1,4 +1,4 @@
-"""A sweep from its first run to its last: skip, make room, start, watch."""
+"""A sweep from its first run to its last: skip, go on, make room, start, watch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from drama_torchrl.sweep.local import Command, interruptible, run_commands
 from drama_torchrl.sweep.lock import claimed
 from drama_torchrl.sweep.plan import Plan
-from drama_torchrl.sweep.runs import is_complete, move_aside
+from drama_torchrl.sweep.runs import can_go_on, is_complete, move_aside
 from drama_torchrl.sweep.slots import Slot
 from drama_torchrl.sweep.summary import (
     Row,
@@ -68,15 +68,22 @@ def conduct(
             if news:
                 say("\n".join(["", *format_rows(news), count_states(rows)]))
 
-        commands = [
-            Command(name, [sys.executable, str(recipe), *run.overrides], run.log)
-            for name, run in pending.items()
-        ]
+        resumed = {name for name, run in pending.items() if can_go_on(run)}
+        commands = []
+        for name, run in pending.items():
+            arguments = run.resuming if name in resumed else run.overrides
+            words = [sys.executable, str(recipe), *arguments]
+            commands.append(Command(name, words, run.log))
+
+        def make_room(name: str) -> None:
+            if name not in resumed:
+                move_aside(pending[name])
+
         try:
             outcomes = run_commands(
                 commands,
                 slots,
-                prepare=lambda name: move_aside(pending[name]),
+                prepare=make_room,
                 watch=watch,
                 keep_open=[lock],
                 every=every,

@@ -26,7 +26,7 @@ class Command(NamedTuple):
     Args:
         name: different for each command.
         words: the program and its arguments.
-        log: the file that takes what it prints; it is replaced.
+        log: the file that takes what it prints, behind what it holds already.
     """
 
     name: str
@@ -142,7 +142,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 def _start(
     command: Command, slot: Slot, keep_open: Sequence[int]
 ) -> subprocess.Popen[bytes]:
-    with command.log.open("wb") as log:
+    with command.log.open("ab") as log:
         return subprocess.Popen(
             command.words,
             stdin=subprocess.DEVNULL,

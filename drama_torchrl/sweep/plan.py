@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from drama_torchrl.config import ConfigError, DramaConfig, load_config
+from drama_torchrl.config import (
+    MAY_CHANGE_ON_RESUME,
+    ConfigError,
+    DramaConfig,
+    load_config,
+)
 from drama_torchrl.envs.games import find_rom_id, list_games
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.scores import reference_scores
@@ -43,6 +48,13 @@ class PlannedRun:
     log: Path
     overrides: tuple[str, ...]
     config: DramaConfig
+
+    @property
+    def resuming(self) -> tuple[str, ...]:
+        """Arguments of the recipe that go on with an interrupted attempt."""
+        mine = [o for o in self.overrides if o.startswith(MAY_CHANGE_ON_RESUME)]
+        kept = [o for o in mine if not o.startswith("run_dir")]
+        return (f"resume={self.path}", *kept)
 
     @property
     def directory(self) -> RunDirectory:

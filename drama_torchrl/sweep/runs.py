@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from drama_torchrl.config import (
+    CHANGES_NO_RESULT,
+    MAY_CHANGE_ON_RESUME,
     ConfigError,
-    DramaConfig,
-    ExecutionConfig,
-    LogConfig,
     config_from_dict,
-)
-from drama_torchrl.record.run_directory import RunDirectory
-from drama_torchrl.record.scores import training_score
-from drama_torchrl.report.records import (
-    UnusableRunError,
     flatten,
+    read_config,
+)
+from drama_torchrl.record.reading import (
+    UnusableRunError,
     read_episodes,
     read_result,
 )
+from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.record.scores import training_score
 from drama_torchrl.sweep.plan import PlannedRun
 
-__all__ = ["Progress", "is_complete", "move_aside", "read_progress"]
+__all__ = ["Progress", "can_go_on", "is_complete", "move_aside", "read_progress"]
 
 
 class Progress(NamedTuple):
@@ -61,9 +61,9 @@ def is_complete(run: PlannedRun) -> bool:
         and _played(result, "greedy") == found.evaluation.greedy_episodes
     ):
         return False
-    ours = flatten(asdict(_what_counts(run.config)))
-    theirs = flatten(asdict(_what_counts(found)))
-    differing = [name for name in ours if ours[name] != theirs[name]]
+    ours, theirs = flatten(asdict(run.config)), flatten(asdict(found))
+    counts = [name for name in ours if not name.startswith(CHANGES_NO_RESULT)]
+    differing = [name for name in counts if ours[name] != theirs[name]]
     if differing:
         name = differing[0]
         raise ConfigError(
@@ -72,6 +72,23 @@ def is_complete(run: PlannedRun) -> bool:
             f"for {ours[name]!r}); choose another out"
         )
     return True
+
+
+def can_go_on(run: PlannedRun) -> bool:
+    """Whether an earlier attempt was interrupted that had the same options.
+
+    Args:
+        run: a planned run, whose directory need not exist.
+    """
+    if not run.directory.unfinished:
+        return False
+    try:
+        before = read_config(run.directory.config)
+    except ConfigError:
+        return False
+    found, asked = flatten(asdict(before)), flatten(asdict(run.config))
+    fixed = [name for name in asked if not name.startswith(MAY_CHANGE_ON_RESUME)]
+    return all(found[name] == asked[name] for name in fixed)
 
 
 def read_progress(run: RunDirectory) -> Progress:
@@ -114,17 +131,6 @@ def move_aside(run: PlannedRun) -> None:
     for old, new in ((run.path, path), (run.log, log)):
         if old.exists():
             old.rename(new)
-
-
-def _what_counts(config: DramaConfig) -> DramaConfig:
-    """The options without those that change no result of a complete run."""
-    return replace(
-        config,
-        run_dir="",
-        training=replace(config.training, max_minutes=0.0),
-        execution=ExecutionConfig(),
-        log=LogConfig(),
-    )
 
 
 def _played(result: dict[str, Any], section: str) -> int:

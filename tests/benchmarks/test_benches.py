@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ import torch
 from torch import Tensor
 
 from benchmarks import (
+    bench_dynamics,
     bench_imagination,
     bench_recipe,
     bench_sampler,
     bench_ssd,
+    dynamics_cases,
     imagination_cases,
     ssd_forms,
 )
 from benchmarks.bench_recipe import first_trained_step, read_rows, steady_state
 from drama_torchrl.config import load_config
+from drama_torchrl.factories import make_dynamics
+from drama_torchrl.modules import Dynamics
 from drama_torchrl.modules.ssd import ssd_quadratic
 
 REPOSITORY = Path(__file__).parents[2]
@@ -141,6 +146,78 @@ def test_imagination_that_differs_from_the_rollout_is_not_timed(
     for row in report["rows"]:
         assert row["errors"]["rewards"] > 1
         assert "times" not in row
+
+
+def test_every_dynamics_model_is_timed_in_both_phases(tmp_path: Path) -> None:
+    report = run(bench_dynamics.main, tmp_path)
+    rows = {(r["phase"], r["length"], r["dynamics"]): r for r in report["rows"]}
+    lengths = {"training": (4, 33), "imagination": (3, 9)}
+    assert set(rows) == {
+        (phase, length, kind)
+        for phase in lengths
+        for length in lengths[phase]
+        for kind in bench_dynamics.KINDS
+    }
+    for row in rows.values():
+        assert row["error"] < 0.1
+        assert row["times"]["call"]["median_ms"] > 0
+    sizes = [row["parameters"] for row in rows.values()]
+    assert max(sizes) < 1.2 * min(sizes)
+
+
+def test_a_longer_sequence_takes_longer(tmp_path: Path) -> None:
+    report = run(
+        bench_dynamics.main, tmp_path, "--lengths", "2", "400", "--dynamics", "gru"
+    )
+    for phase in ("training", "imagination"):
+        short, long = (
+            row["times"]["call"]["low_ms"]
+            for row in report["rows"]
+            if row["phase"] == phase
+        )
+        assert long > 2 * short
+
+
+def test_dynamics_whose_steps_are_not_their_sequence_are_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(self: Dynamics, latent: Tensor, action: Tensor, state: Any) -> Any:
+        return step(self, latent, action, self.initial_state(latent.shape[0]))
+
+    step = Dynamics.step
+    monkeypatch.setattr(Dynamics, "step", forgetful)
+    report = run(bench_dynamics.main, tmp_path, "--phases", "imagination")
+    for row in report["rows"]:
+        assert row["failure"] == "off by more than is allowed"
+        assert "times" not in row
+
+
+def test_dynamics_that_forget_between_halves_are_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(self: Dynamics, latent: Tensor, action: Tensor, *_: Any) -> Any:
+        return forward(self, latent, action)
+
+    forward = Dynamics.forward
+    monkeypatch.setattr(Dynamics, "forward", forgetful)
+    report = run(bench_dynamics.main, tmp_path, "--phases", "training")
+    assert all("off by more" in row["failure"] for row in report["rows"])
+
+
+def test_dynamics_of_another_size_are_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def larger(config: Any, *sizes: int) -> Dynamics:
+        if config.dynamics == "gru":
+            config = replace(config, num_layers=3)
+        return make_dynamics(config, *sizes)
+
+    monkeypatch.setattr(dynamics_cases, "make_dynamics", larger)
+    chosen = ["--dynamics", "mamba2", "gru", "--lengths", "4"]
+    report = run(bench_dynamics.main, tmp_path, *chosen)
+    for row in report["rows"]:
+        assert ("times" in row) == (row["dynamics"] == "mamba2")
+        assert ("expected about" in row.get("failure", "")) == ("times" not in row)
 
 
 def test_samplers_are_timed_or_say_why_not(tmp_path: Path) -> None:

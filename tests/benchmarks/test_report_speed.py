@@ -11,7 +11,9 @@ import pytest
 
 from benchmarks.floor import PARTS
 from benchmarks.report_speed import main, read_reports
+from benchmarks.speed_plots import draw_dynamics
 from benchmarks.speed_tables import (
+    dynamics_tables,
     imagination_tables,
     recipe_tables,
     sampler_tables,
@@ -102,6 +104,30 @@ IMAGINATION = header("bench_imagination") | {
         },
     ]
 }
+DYNAMICS = header("bench_dynamics", batch=16, rollouts=256, horizon=16) | {
+    "rows": [
+        {
+            "phase": phase,
+            "length": length,
+            "dynamics": kind,
+            "mode": "graphs",
+            "parameters": count,
+            "times": {"call": timing(ms * length)},
+        }
+        for phase in ("training", "imagination")
+        for length in (16, 64)
+        for kind, count, ms in (("mamba2", 3_000_000, 0.5), ("gru", 3_100_000, 0.25))
+    ]
+    + [
+        {
+            "phase": "training",
+            "length": 64,
+            "dynamics": "transformer",
+            "mode": "graphs",
+            "failure": "OutOfMemoryError: no room",
+        }
+    ]
+}
 SSD = header("bench_ssd") | {
     "dtype": "bfloat16",
     "rows": [
@@ -143,6 +169,7 @@ ALL = {
     "step": STEP,
     "recipe": RECIPE,
     "imagination": IMAGINATION,
+    "dynamics": DYNAMICS,
     "ssd": SSD,
     "sampler": SAMPLER,
 }
@@ -238,6 +265,29 @@ def test_imagination_has_a_column_a_mode() -> None:
     assert "Not timed: dynamics: OutOfMemoryError: no room." in table.note
 
 
+def test_dynamics_have_a_column_a_model_and_name_the_fastest() -> None:
+    training, imagination = dynamics_tables(DYNAMICS)
+    assert training.header == ["length", "Mamba-2", "GRU", "Transformer", "fastest"]
+    assert training.rows == [
+        ["16", "8", "4", "–", "GRU"],
+        ["64", "32", "16", "–", "GRU"],
+    ]
+    assert "Transformer at 64: OutOfMemoryError: no room." in training.note
+    assert "Mamba-2 3000000, GRU 3100000" in training.note
+    assert "256 contexts" in imagination.note
+    assert "Not timed" not in imagination.note
+
+
+def test_dynamics_are_drawn_as_a_line_a_model_and_a_panel_a_phase() -> None:
+    panels = draw_dynamics(DYNAMICS).axes
+    titles = ["training, graphs", "imagination, graphs"]
+    assert [axes.get_title(loc="left") for axes in panels] == titles
+    for axes in panels:
+        lines = {str(line.get_label()): line for line in axes.get_lines()}
+        assert set(lines) == {"Mamba-2", "GRU"}
+        assert list(lines["GRU"].get_ydata()) == [4.0, 16.0]  # type: ignore[arg-type]
+
+
 def test_the_recurrence_is_timed_both_ways() -> None:
     (table,) = ssd_tables(SSD)
     assert table.header == ["form", "16 × 128"]
@@ -282,6 +332,8 @@ def test_all_measurements_come_in_one_order(tmp_path: Path) -> None:
         "## Modes of a step",
         "## The whole recipe",
         "## Imagination by size",
+        "## Dynamics, training, graphs",
+        "## Dynamics, imagination, graphs",
         "## The recurrence, eager",
         "## Samplers on cuda",
     ]

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drama_torchrl.kernels import conv_silu as kernels
+from drama_torchrl.kernels import conv_taps as launches
 from drama_torchrl.kernels.conv_silu import conv_silu
 
 needs_triton = pytest.mark.skipif(
@@ -97,9 +98,9 @@ class TestMaps:
         device: torch.device,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        launch = kernels._Launch(block, rows, 4, 2)
-        monkeypatch.setitem(kernels._LAUNCHES, (16, 24), launch)
-        monkeypatch.setattr(kernels, "_FEW_PROGRAMS", 0)
+        launch = launches._Launch(block, rows, 4, 2)
+        monkeypatch.setitem(launches._LAUNCHES, (16, 24), launch)
+        monkeypatch.setattr(launches, "_FEW_PROGRAMS", 0)
         x = torch.randn(5, 16, 6, 4, device=device).half()
         weight, bias = random_layer(16, 24, device)
         y = kernels._fused(x, weight, bias)
@@ -109,9 +110,9 @@ class TestMaps:
     def test_few_maps_are_cut_smaller(self, device: torch.device) -> None:
         def rows(maps: int) -> int:
             x = torch.empty(maps, 16, 32, 32, dtype=torch.float16, device=device)
-            return kernels._launch(x, x.new_empty(9, 16, 64), 64).rows
+            return launches._launch(x, x.new_empty(9, 16, 64), 64).rows
 
-        assert rows(1) < rows(2048) == kernels._LAUNCHES[16, 64].rows
+        assert rows(1) < rows(2048) == launches._LAUNCHES[16, 64].rows
 
     @pytest.mark.parametrize(
         ("memory", "stages"), [(227, 3), (99, 2), (64, 1)], ids=str
@@ -123,17 +124,17 @@ class TestMaps:
         device: torch.device,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(kernels, "_shared_memory", lambda _: memory * 1024)
+        monkeypatch.setattr(launches, "_shared_memory", lambda _: memory * 1024)
         x = torch.empty(8, 64, 32, 32, dtype=torch.float16, device=device)
-        launch = kernels._launch(x, x.new_empty(9, 64, 32), 32)
+        launch = launches._launch(x, x.new_empty(9, 64, 32), 32)
         assert launch.stages == stages
 
     @pytest.mark.parametrize("rows", [1, 2, 4], ids="rows={}".format)
     def test_nothing_is_read_beyond_a_border(
         self, rows: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        launch = kernels._Launch(16, rows, 4, 2)
-        monkeypatch.setitem(kernels._LAUNCHES, (16, 8), launch)
+        launch = launches._Launch(16, rows, 4, 2)
+        monkeypatch.setitem(launches._LAUNCHES, (16, 8), launch)
         x = torch.ones(3, 16, 3, 4, device=device).half()
         weight = torch.full((8, 16, 3, 3), 1 / 16, device=device)
         y = kernels._fused(x, weight, torch.zeros(8, device=device))

@@ -110,12 +110,14 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
-    @pytest.mark.slow
-    def test_compiled_statistics_move_alike(self) -> None:
-        norm, twin = RunningNorm(3), RunningNorm(3)
-        compiled = torch.compile(twin, fullgraph=True)
-        for _ in range(3):
-            x = torch.randn(8, 3)
-            torch.testing.assert_close(compiled(x), norm(x))
-        assert twin.count == 24
-        torch.testing.assert_close(twin.state_dict(), norm.state_dict())
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of inductor
+def test_compiled_statistics_move_alike() -> None:
+    norm, twin = RunningNorm(3), RunningNorm(3)
+    compiled = torch.compile(twin, fullgraph=True)
+    for _ in range(3):
+        x = torch.randn(8, 3)
+        torch.testing.assert_close(compiled(x), norm(x))
+    assert twin.count == 24
+    torch.testing.assert_close(twin.state_dict(), norm.state_dict())

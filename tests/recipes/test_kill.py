@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reference.stopping import different, newest, remains, run_training
+from tests.reference.stopping import newest
 from tests.reference.tiny_run import run_options
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,7 +25,7 @@ OPTIONS = (
     "log.film_every=1000",
     "evaluation.greedy_episodes=0",
 )
-KILLS = 5
+KILLS = 10  # benchmarks/kill_run.py kills 50 times by default
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -51,20 +50,18 @@ def wait_for_snapshot(process: subprocess.Popen[str], run: Path) -> None:
 def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    moments = random.Random(0)
-    arguments = run_options(killed, *OPTIONS)
-    for _ in range(KILLS):
-        process = start(*arguments)
-        wait_for_snapshot(process, killed)
-        time.sleep(moments.uniform(0.0, 0.3))
-        process.kill()
-        _, errors = process.communicate()
-        assert process.returncode == -signal.SIGKILL, errors
-        arguments = [f"resume={killed}"]
-    run_training(arguments)
-    run_training(run_options(whole, *OPTIONS))
-    assert different(remains(killed), remains(whole)) == []
+    arguments = ["--kills", f"{KILLS}", "--seed", "0", "--folder", f"{tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kill_run", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"kills: {KILLS} of {KILLS}" in done.stdout
+    assert "while in checkpoint" in done.stdout
 
 
 @pytest.mark.slow

@@ -106,13 +106,13 @@ def test_a_failed_run_stays_alone_and_the_same_command_finishes_the_rest(
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     arguments = ["games=Pong,Alien", "seeds=1", f"out={out}", "workers=1", *TINY]
-    endless = [*arguments, "training.total_steps=1000000"]
+    arguments += ["training.total_steps=200"]
     script = str(REPOSITORY / "recipes" / "sweep_atari100k.py")
     process = subprocess.Popen(
-        [sys.executable, script, *endless],
+        [sys.executable, script, *arguments],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
@@ -135,6 +135,16 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert states == {"Pong-seed1": "stopped", "Alien-seed1": "waiting"}
     assert "resume=" in (out / "Pong-seed1.log").read_text()
     assert not (out / "Alien-seed1").exists()
+    (folder,) = (out / "Pong-seed1" / "resume").glob("step-*")
+    assert 0 < int(folder.name[5:]) < 200
+
+    assert main(arguments) == 0
+    assert {row["state"] for row in read_rows(out).values()} == {"complete"}
+    assert list(out.glob("*partial*")) == []
+    assert "resume=" in (out / "Pong-seed1.log").read_text()
+    rows = (out / "Pong-seed1" / "metrics.csv").read_text().splitlines()[1:]
+    steps = [int(row.partition(",")[0]) for row in rows]
+    assert steps == list(range(24, 201, 4))
 
 
 def test_bad_input_is_one_line_and_starts_nothing(tmp_path: Path) -> None:

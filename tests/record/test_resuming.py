@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drama_torchrl.config import ConfigError, load_config
+from drama_torchrl.config import ConfigError, load_config, read_config
 from drama_torchrl.record.checkpoint import CheckpointError
 from drama_torchrl.record.resuming import differences, open_run, read_arguments
 from drama_torchrl.record.run_directory import RunDirectory
@@ -33,6 +33,25 @@ def test_options_beside_it_change_them(run: RunDirectory) -> None:
     assert read_arguments(arguments)[0].training.max_minutes == 5
     with pytest.raises(ConfigError, match="max_minutes"):
         read_arguments([f"resume={run.path}", "training.max_minute=5"])
+
+
+def test_options_that_may_change_are_those_of_the_run_from_then_on(
+    run: RunDirectory,
+) -> None:
+    options = ["log.every=9", "evaluation.episodes=3", "training.max_minutes=5"]
+    config, _ = read_arguments([f"resume={run.path}", *options])
+    open_run(config, resumed=True)
+    assert read_config(run.config) == config
+
+
+@pytest.mark.parametrize("option", ["env.game=Krull", "execution.compile=true"])
+def test_options_that_may_not_are_refused_before_anything_is_written(
+    run: RunDirectory, option: str
+) -> None:
+    before = run.config.read_bytes()
+    with pytest.raises(CheckpointError, match=option.partition("=")[0]):
+        read_arguments([f"resume={run.path}", option])
+    assert run.config.read_bytes() == before
 
 
 def test_a_moved_run_goes_on_where_it_is(run: RunDirectory) -> None:

@@ -1,10 +1,9 @@
-"""A run's directory belongs to one run and says where it came from."""
+"""A run's directory belongs to one run."""
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +11,7 @@ import pytest
 import torch
 
 from drama_torchrl.config import load_config, read_config
-from drama_torchrl.record.run_directory import (
-    RunDirectory,
-    RunExistsError,
-    find_commit,
-    provenance,
-)
+from drama_torchrl.record.run_directory import RunDirectory, RunExistsError
 
 CONFIG = load_config("quick", ["seed=7"])
 
@@ -92,60 +86,3 @@ def test_a_result_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         run.write_result({"score": torch.ones(1)})
     expected = {"score": 2.0, "human_normalized": None}
     assert json.loads(run.result.read_text()) == expected
-
-
-def test_provenance_goes_into_a_result_and_names_no_host(tmp_path: Path) -> None:
-    found = provenance(torch.device("cpu"))
-    RunDirectory.create(tmp_path, CONFIG).write_result(found)
-    assert found["versions"]["torch"] == str(torch.__version__)
-    assert None not in found["versions"].values()
-    assert found["device"]
-    assert found["written"].endswith("+00:00")
-    assert set(found) == {"written", "commit", "versions", "device", "cpus"}
-
-
-@pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file committed to a repository of its own."""
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    path = tmp_path / "module.py"
-    path.write_text("x = 1\n")
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", "module.py")
-    return path
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
-    command = ["git", "-C", str(folder), *who, *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def test_a_commit_is_named_and_changes_to_it_are_told(source: Path) -> None:
-    assert find_commit(source) is None
-    git(source.parent, "commit", "--quiet", "--message", "first")
-    head = git(source.parent, "rev-parse", "HEAD")
-    assert find_commit(source) == head
-    source.write_text("x = 2\n")
-    assert find_commit(source) == f"{head}-dirty"
-
-
-def test_the_commit_of_a_checkout_around_the_package_does_not_count(
-    source: Path,
-) -> None:
-    git(source.parent, "commit", "--quiet", "--message", "first")
-    installed = source.parent / "venv" / "package.py"
-    installed.parent.mkdir()
-    installed.write_text("")
-    assert find_commit(installed) is None
-
-
-def test_without_git_there_is_no_commit(
-    source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    git(source.parent, "commit", "--quiet", "--message", "first")
-    monkeypatch.setenv("PATH", "")
-    assert find_commit(source) is None
-    assert provenance()["commit"] is None

@@ -22,8 +22,12 @@ from drama_torchrl.seeding import seed_everything
 from recipes.drama_atari100k import train
 
 
-class CrashError(Exception):
-    """The environment broke, as a process does that is killed."""
+class CrashError(BaseException):
+    """Nobody may take it: as if the process were killed."""
+
+
+class BrokenError(Exception):
+    """The environment broke."""
 
 
 class After(Transform):
@@ -48,6 +52,11 @@ class After(Transform):
 class CrashAfter(After):
     def act(self) -> None:
         raise CrashError
+
+
+class BreakAfter(After):
+    def act(self) -> None:
+        raise BrokenError("the emulator is gone")
 
 
 class SignalAfter(After):

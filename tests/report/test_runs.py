@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drama_torchrl.report.records import UnusableRunError, read_score
+from drama_torchrl.record.reading import UnusableRunError, read_score
 from drama_torchrl.report.runs import collect_runs, read_run
 from tests.report.run_files import change_result, write_run
 

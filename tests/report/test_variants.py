@@ -37,12 +37,14 @@ def test_games_seeds_places_and_devices_make_no_variants(tmp_path: Path) -> None
         tmp_path,
         ("Pong", 2, ["execution.compile=true"]),
         ("Boxing", 2, ["run_dir=elsewhere"]),
-        ("Boxing", 1, ["log.every=9"]),
+        ("Boxing", 1, ["log.every=9", "training.max_minutes=600"]),
+        ("Boxing", 3, ["replay.device=cpu"]),
     )
-    assert names(variants) == {"ours": [("Pong", 2), ("Boxing", 2), ("Boxing", 1)]}
+    boxing = [("Boxing", seed) for seed in (2, 1, 3)]
+    assert names(variants) == {"ours": [("Pong", 2), *boxing]}
     by_game = variants[0].by_game
     assert list(by_game) == ["Boxing", "Pong"]
-    assert [run.seed for run in by_game["Boxing"]] == [1, 2]
+    assert [run.seed for run in by_game["Boxing"]] == [1, 2, 3]
 
 
 def test_a_setting_that_differs_names_the_variant(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from drama_torchrl.config import ConfigError
+from drama_torchrl.config import ConfigError, load_config
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.sweep.plan import PlannedRun, make_plan
 from drama_torchrl.sweep.runs import (
     Progress,
+    can_go_on,
     is_complete,
     move_aside,
     read_progress,
@@ -80,6 +81,43 @@ class TestComplete:
         write(run)
         with pytest.raises(ConfigError, match=message):
             is_complete(run)
+
+
+class TestGoingOn:
+    def begin(self, run: PlannedRun, *options: str) -> RunDirectory:
+        """What `run` leaves when it is killed early."""
+        arguments = [*run.overrides, *options]
+        return RunDirectory.create(run.path, load_config(overrides=arguments))
+
+    def test_an_interrupted_run_of_the_same_options_does(self, tmp_path: Path) -> None:
+        run = plan_run(tmp_path, "log.every=7")
+        assert not can_go_on(run)
+        self.begin(run, "log.every=9", "training.max_minutes=3")
+        assert can_go_on(run)
+        assert run.resuming == (
+            f"resume={run.path}",
+            "evaluation.episodes=2",
+            "evaluation.greedy_episodes=1",
+            "log.every=7",
+            "log.progress=false",
+        )
+
+    @pytest.mark.parametrize(
+        "option", ["behaviour.horizon=3", "execution.compile=true"]
+    )
+    def test_one_of_other_options_does_not(self, tmp_path: Path, option: str) -> None:
+        run = plan_run(tmp_path)
+        self.begin(run, option)
+        assert not can_go_on(run)
+
+    def test_neither_does_a_finished_or_damaged_one(self, tmp_path: Path) -> None:
+        run = plan_run(tmp_path)
+        directory = self.begin(run)
+        directory.write_result({})
+        assert not can_go_on(run)
+        directory.result.unlink()
+        directory.config.write_text("{")
+        assert not can_go_on(run)
 
 
 class TestProgress:

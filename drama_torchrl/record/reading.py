@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from drama_torchrl.config import flatten
 from drama_torchrl.record.run_directory import RunDirectory
 
 __all__ = [
     "UnusableRunError",
     "find_film",
-    "flatten",
     "read_episodes",
     "read_options",
     "read_result",
@@ -77,7 +77,7 @@ def read_result(run: RunDirectory) -> dict[str, Any]:
         raise UnusableRunError("incomplete: no result.json; the run has not ended")
     try:
         result = json.loads(run.result.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnusableRunError(
             f"damaged: result.json cannot be read ({type(error).__name__})"
         ) from error
@@ -160,21 +160,3 @@ def find_film(run: RunDirectory) -> Path | None:
         if films:
             return films[-1]
     return None
-
-
-def flatten(options: Mapping[Any, Any]) -> dict[str, Any]:
-    """Name nested options by dots.
-
-    Example:
-        >>> flatten({"seed": 1, "env": {"game": "Pong"}})
-        {'seed': 1, 'env.game': 'Pong'}
-    """
-    return dict(_leaves("", options))
-
-
-def _leaves(prefix: str, options: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(f"{prefix}{key}.", value)
-        else:
-            yield f"{prefix}{key}", value

@@ -1,0 +1,72 @@
+"""The files of a study, written anew after each row, so that none is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from drama_torchrl.gridworld.options import StudyOptions
+from drama_torchrl.gridworld.study import Row
+from drama_torchrl.gridworld.tables import describe, origin, to_csv
+from drama_torchrl.record import provenance
+from drama_torchrl.record.atomic import replacing, write_json
+from drama_torchrl.report.plots import to_png
+from drama_torchrl.report.table import Table, to_markdown
+
+__all__ = ["write_study"]
+
+
+def write_study(
+    options: StudyOptions,
+    device: torch.device,
+    rows: Iterable[Row],
+    table: Callable[[Sequence[Row], str], Table],
+    draw: Callable[[Sequence[Row]], Figure],
+    say: Callable[[str], object],
+) -> list[Row]:
+    """Run a study and write ``table.md``, ``table.csv``, ``plot.png``, ``result.json``.
+
+    Args:
+        options: of the study; they go into the JSON, and ``out`` names the directory.
+        device: where it runs.
+        rows: makes them, one after the other.
+        table: makes a table of rows and a note.
+        draw: makes a plot of them.
+        say: is told each row in a line, then where the files are.
+
+    Returns:
+        All rows.
+    """
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    source = provenance(device)
+    note = f"{origin(source)} Preset {options.preset}, {options.batch} sequences."
+    done: list[Row] = []
+    for row in rows:
+        done.append(row)
+        say(describe(row))
+        written = {
+            "table.md": to_markdown(table(done, note)).encode(),
+            "table.csv": to_csv(done).encode(),
+            "plot.png": to_png(draw(done)),
+        }
+        for name, content in written.items():
+            with replacing(out / name) as temporary:
+                temporary.write_bytes(content)
+        result = {
+            "provenance": source,
+            "options": asdict(options),
+            "rows": [_plain(each) for each in done],
+        }
+        write_json(out / "result.json", result)
+    say(f"wrote {out}")
+    return done
+
+
+def _plain(row: Row) -> dict[str, object]:
+    cost = None if row.cost is None else row.cost._asdict()
+    return asdict(row) | {"cost": cost}
