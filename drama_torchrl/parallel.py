@@ -12,13 +12,23 @@ processes' gradients is then that of the mean of their losses.
 The collectives are operators of ours rather than torch's functional ones: opaque to
 compilers, which keep them where they are in a region, one call in eager mode, on the
 current stream and so in CUDA graphs, through NCCL as through gloo.
+
+What CUDA graphs need of NCCL: connections made before the first capture (``device_id``
+below), captures in mode ``thread_local`` beside NCCL's own threads, and graphs that end
+before the connections do (:func:`before_leaving`). ``TORCH_NCCL_ASYNC_ERROR_HANDLING``
+may stay as it is, ``TORCH_NCCL_BLOCKING_WAIT`` must not be set, for hosts cannot wait
+during a capture; neither sees what a graph replays, which would wait for ever for a
+process that has ended. So each process is watched (:class:`_Watch`).
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -44,6 +54,8 @@ __all__ = [
 
 _FAILED = "drama_torchrl/failed"
 _CPU = torch.device("cpu")
+# A process whose host is not stuck ends by itself and in order, within this time.
+_GRACE_S = 10.0
 _Sliceable = TypeVar("_Sliceable")
 
 # Plain numbers, which compilers take for constants and guard.
@@ -52,6 +64,7 @@ _rank = 0
 _store: Any = None
 _abandoned = False
 _leaving: list[Callable[[], None]] = []
+_watch: _Watch | None = None
 
 
 class ProcessFailedError(RuntimeError):
@@ -106,7 +119,7 @@ def processes(device: torch.device) -> Iterator[None]:
 
 
 def _join(device: torch.device) -> None:
-    global _size, _rank, _store, _abandoned
+    global _size, _rank, _store, _abandoned, _watch
     options: dict[str, Any] = {"backend": "gloo"}
     if device.type == "cuda":
         local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -123,6 +136,7 @@ def _join(device: torch.device) -> None:
     _store, this, count = next(dist.rendezvous("env://"))
     dist.init_process_group(store=_store, rank=this, world_size=count, **options)
     _rank, _size, _abandoned = this, count, False
+    _watch = _Watch()
 
 
 def leave() -> None:
@@ -134,6 +148,8 @@ def leave() -> None:
     for callback in _leaving:
         callback()
     _leaving.clear()
+    if _watch is not None:
+        _watch.end()
     if not _abandoned:  # else it might wait for processes that have ended
         dist.destroy_process_group()
     _size, _rank, _store = 1, 0, None
@@ -162,15 +178,60 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = "one that ended without a word"
+        raise ProcessFailedError(_what_happened()) from error
+
+
+def _what_happened() -> str:
+    said = "one that ended without a word"
+    try:
+        if _store.check([_FAILED]):
+            said = _store.get(_FAILED).decode()
+    except RuntimeError:  # whoever kept the store has ended too
+        pass
+    return f"Process {_rank} of {_size} lost another one and ends too: {said}."
+
+
+class _Watch:
+    """Ends this process if it still waits when another one has ended.
+
+    The first process listens to all others and these to it, on connections that carry
+    nothing but a farewell: one that breaks tells at once that its process is gone,
+    while the main thread may wait for a GPU that waits for the other one's.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+        self._left = threading.Event()
+        self._others = range(1, _size) if _rank == 0 else range(1)
+        self._threads = [
+            threading.Thread(target=self._listen, args=(other,), daemon=True)
+            for other in self._others
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _listen(self, other: int) -> None:
+        global _abandoned
         try:
-            if _store.check([_FAILED]):
-                said = _store.get(_FAILED).decode()
-        except RuntimeError:  # whoever kept the store has ended too
+            dist.recv(torch.empty(1), src=other, group=self._group)
+        except RuntimeError:
+            _abandoned = True
+            if not self._left.wait(_GRACE_S):
+                print(f"error: {_what_happened()}", file=sys.stderr, flush=True)  # noqa: T201  no other way out
+                os._exit(1)
+
+    def end(self) -> None:
+        """Say farewell, wait for that of the others; silent if something failed."""
+        self._left.set()
+        if _abandoned:
+            return
+        try:
+            for other in self._others:
+                dist.send(torch.zeros(1), dst=other, group=self._group)
+        except RuntimeError:  # it has ended, as the thread that listens will notice
             pass
-        raise ProcessFailedError(
-            f"Process {_rank} of {_size} lost another one and ends too: {said}."
-        ) from error
+        for thread in self._threads:
+            thread.join()
 
 
 @torch.library.custom_op("drama_torchrl::all_sum", mutates_args=())

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from drama_torchrl.kernels.batch_norm_silu import (
     batch_norm_silu_fused,
     batch_norm_silu_reference,
 )
+from drama_torchrl.learner import Learner
 from drama_torchrl.modules.normalization import RunningNorm
 from drama_torchrl.parallel import (
     all_mean,
@@ -129,6 +134,50 @@ def compiled_losses() -> list[dict[str, Any]]:
                 metrics |= {f"{part}/{k}/{step}": v.clone() for k, v in values.items()}
         found.append(as_arrays(metrics))
     return found
+
+
+def lose_updates() -> dict[str, list[tuple[float, bool]]]:
+    """Steps not applied in a row and whether parameters moved; one share is broken."""
+    found: dict[str, list[tuple[float, bool]]] = {}
+    for updates in ("in_turn", "at_once"):
+        agent = make_tiny_agent(f"training.updates={updates}")
+        world_model, behaviour = agent.learn_world_model, agent.learn_behaviour
+        for part, learner in (("world_model", world_model), ("behaviour", behaviour)):
+            rows = found[f"{updates} {part}"] = []
+            for step in range(3):
+                windows, contexts = map(my_share, batches(step, "cpu"))
+                broken = step == 1 and rank() == 1
+                if broken and learner is world_model:
+                    windows["next", "reward"] *= float("nan")
+                before = [p.detach().clone() for p in learner.modules.parameters()]
+                with endless_entropy(behaviour, broken and learner is behaviour):
+                    lost = agent.learn(windows, contexts)[part]["not_applied"].item()
+                after = learner.modules.parameters()
+                pairs = zip(before, after, strict=True)
+                rows.append((lost, not all(torch.equal(*pair) for pair in pairs)))
+    return found
+
+
+@contextmanager
+def endless_entropy(behaviour: Learner, broken: bool) -> Iterator[None]:
+    """A loss that is not finite, with gradients that are."""
+    update: Any = behaviour.update
+    losses = update.losses
+
+    def break_losses(rollout: TensorDict) -> TensorDict:
+        found = losses(rollout)
+        return found.set("loss_entropy", found["loss_entropy"] + float("inf"))
+
+    update.losses = break_losses if broken else losses
+    yield
+    update.losses = losses
+
+
+@pytest.mark.slow
+def test_a_share_that_is_not_finite_stops_the_step_of_all() -> None:
+    lost = [(0.0, True), (1.0, False), (0.0, True)]
+    for found in run_together(lose_updates):
+        assert list(found.values()) == [lost] * 4, found
 
 
 @pytest.mark.slow
@@ -348,6 +397,27 @@ def test_an_error_in_one_process_ends_all(
     function: Any, first: str, second: str
 ) -> None:
     assert run_together(function) == [first, second]
+
+
+def wait_for_one_that_is_killed() -> None:
+    all_sum(torch.ones(1))
+    if rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(200)  # as for a GPU that waits for another one
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_those_that_wait_for_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    start = time.monotonic()
+    ended = run_together(wait_for_one_that_is_killed)
+    assert ended == ["exit code 1", f"exit code {-signal.SIGKILL}"]
+    assert time.monotonic() - start < 60
+    assert capfd.readouterr().err.count(
+        "error: Process 0 of 2 lost another one and ends too: one that ended without "
+        "a word."
+    )
 
 
 # Two episodes, training from step 20 on, a buffer that wraps.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.queues import Queue
+from queue import Empty
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from drama_torchrl.parallel import processes
 def run_together(
     function: Callable[..., Any], *arguments: Any, count: int = 2, device: str = "cpu"
 ) -> list[Any]:
-    """Returns what ``function`` returned, or the error it raised, by process."""
+    """Returns by process what ``function`` returned, or how it ended instead."""
     context = mp.get_context("spawn")
     results: Queue[tuple[int, Any]] = context.Queue()
     with socket.socket() as probe:
@@ -36,7 +38,16 @@ def run_together(
     ]
     for member in members:
         member.start()
-    found = dict(results.get(timeout=300) for _ in members)
+    found: dict[int, Any] = {}
+    end = time.monotonic() + 300
+    while len(found) < count and time.monotonic() < end:
+        codes = {rank: member.exitcode for rank, member in enumerate(members)}
+        try:
+            rank, result = results.get(timeout=0.5)
+            found[rank] = result
+        except Empty:
+            ended = {r: f"exit code {c}" for r, c in codes.items() if c is not None}
+            found = ended | found
     for member in members:
         member.join(60)
     assert not any(member.is_alive() for member in members)
