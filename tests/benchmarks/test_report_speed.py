@@ -342,7 +342,7 @@ def test_any_measurement_alone_makes_a_page(tmp_path: Path, name: str) -> None:
     page = (tmp_path / "speed.md").read_text()
     assert "NVIDIA H200" in page
     images = [path.name for path in tmp_path.glob("*.png")]
-    assert images == ([] if name == "recipe" else [f"{name}.png"])
+    assert images == ([] if name in ("recipe", "parallel") else [f"{name}.png"])
     for image in images:
         assert f"]({image})" in page
         assert (tmp_path / image).read_bytes()[:4] == PNG
@@ -360,6 +360,7 @@ def test_all_measurements_come_in_one_order(tmp_path: Path) -> None:
         "## A training step",
         "## Modes of a step",
         "## The whole recipe",
+        "## One run on several GPUs",
         "## Imagination by size",
         "## Dynamics, training, graphs",
         "## Dynamics, imagination, graphs",
