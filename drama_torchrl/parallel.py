@@ -41,7 +41,6 @@ __all__ = [
     "all_mean",
     "all_sum",
     "before_leaving",
-    "from_first",
     "gather",
     "leave",
     "my_share",
@@ -355,21 +354,6 @@ def my_share(rows: _Sliceable) -> _Sliceable:
         )
     count = total // _size
     return rows[_rank * count : (_rank + 1) * count]  # type: ignore[index]
-
-
-def from_first(x: Tensor) -> Tensor:
-    """Return the first process's tensor, of the same shape in all, in all of them.
-
-    Example:
-        >>> from_first(torch.arange(2))
-        tensor([0, 1])
-    """
-    if _size == 1:
-        return x
-    x = x.detach().clone(memory_format=torch.contiguous_format)
-    with _talking():
-        dist.broadcast(x, src=0)
-    return x
 
 
 def tell(message: Any) -> Any:

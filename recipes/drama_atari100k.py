@@ -47,8 +47,9 @@ from drama_torchrl.record.write_errors import Stop, make_write_errors
 from drama_torchrl.seeding import (
     RandomState,
     prefer_repeatable_kernels,
+    seed_alike,
+    seed_apart,
     seed_everything,
-    seed_noise,
 )
 from drama_torchrl.team import Team
 
@@ -79,9 +80,9 @@ def train(
     @team.everywhere
     def learn(step: int) -> None:
         """Train on the past, on the device."""
-        seed_noise(config.seed, step)
-        windows = replay.sample().to(agent.device)
-        starts = contexts.sample().to(agent.device)
+        seed_alike(config.seed, step)
+        windows, starts = replay.sample(), contexts.sample()
+        seed_apart(config.seed, step)
         batches.update(windows=windows, contexts=starts)
         # 2. Learn how the world goes; 3. learn how to act in imagination.
         metrics.update(agent.learn(windows, starts))

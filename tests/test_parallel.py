@@ -38,14 +38,13 @@ from drama_torchrl.modules.normalization import RunningNorm
 from drama_torchrl.parallel import (
     all_mean,
     all_sum,
-    from_first,
     gather,
     my_share,
     pool_moments,
     rank,
     size,
 )
-from drama_torchrl.seeding import seed_noise
+from drama_torchrl.seeding import seed_alike, seed_apart
 from drama_torchrl.team import Team
 from tests.reference.processes import run_together
 from tests.reference.shared_batch import batches, learn, make_tiny_agent
@@ -237,7 +236,9 @@ def exchanges() -> dict[str, Any]:
     mean = own.mean(0)
     m2 = (own - mean).square().sum(0)
     pooled = pool_moments(mean, m2, len(own))
-    seed_noise(5, 1)
+    seed_apart(5, 1)
+    noise = torch.rand(3)
+    seed_alike(5, 1)
     return {
         "size": size(),
         "share": own,
@@ -245,7 +246,7 @@ def exchanges() -> dict[str, Any]:
         "gradient": x.grad,
         "mean": all_mean(torch.tensor(float(rank())), torch.ones(2))[0],
         "gathered": gather(own),
-        "first": from_first(torch.tensor([rank() + 4])),
+        "alike": torch.rand(3),
         "pooled": torch.stack(pooled),
         "expected": torch.stack([rows.mean(0), (rows - rows.mean(0)).square().sum(0)]),
         "norm": [norm.mean, norm.var, norm.count],
@@ -254,7 +255,7 @@ def exchanges() -> dict[str, Any]:
             rows.var(0, correction=0),
             torch.tensor(6),
         ],
-        "noise": torch.rand(3),
+        "noise": noise,
         "rows": rows,
         "draws": draw_windows(),
         "refusal": refusal(),
@@ -293,16 +294,16 @@ class TestExchanges:
             for actual, true in zip(each["norm"], each["norm expected"], strict=True):
                 np.testing.assert_allclose(actual, true, 1e-5)
 
-    def test_the_first_process_decides_and_noise_differs(
+    def test_draws_are_alike_and_noise_differs(
         self, exchanged: list[dict[str, Any]]
     ) -> None:
         first, second = exchanged
-        assert first["first"] == second["first"] == 4
+        np.testing.assert_array_equal(first["alike"], second["alike"])
         assert not np.array_equal(first["noise"], second["noise"])
 
 
 def draw_windows() -> dict[str, Any]:
-    torch.manual_seed(rank())  # what is drawn must not hang on it
+    torch.manual_seed(0)
     counts = VisitCounts()
     replay = TensorDictReplayBuffer(
         storage=LazyTensorStorage(40),
@@ -319,8 +320,7 @@ def test_samplers_draw_one_batch_and_read_their_share(
 ) -> None:
     first, second = (each["draws"] for each in exchanged)
     np.testing.assert_array_equal(first["counts"], second["counts"])
-    torch.manual_seed(0)
-    alone = draw_windows()  # the draws of the first process, undivided
+    alone = draw_windows()
     np.testing.assert_array_equal(first["counts"], alone["counts"])
     both = np.concatenate([first["windows"], second["windows"]], 1)
     np.testing.assert_array_equal(both, alone["windows"])
