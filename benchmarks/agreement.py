@@ -18,6 +18,7 @@ from drama_torchrl.agent import Agent
 from drama_torchrl.config import load_config
 from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent
+from drama_torchrl.parallel import my_share
 
 __all__ = ["TOLERANCES", "Trace", "compare_traces", "trace_updates"]
 
@@ -63,7 +64,7 @@ def trace_updates(
     dropout, draws as fixed functions of their probabilities
     (:func:`benchmarks.substitution.fixed_draws`): enough to run, record and replay a
     CUDA graph of each, and to show stale inputs or a stale learning rate. Weights and
-    batches depend on the seed alone.
+    batches depend on the seed alone; of several processes, each trains on its share.
 
     What it does not cover: the fresh random numbers of real draws and dropout
     (``tests/gpu`` does), and bfloat16, whose rounding differs by fusion.
@@ -81,8 +82,9 @@ def trace_updates(
         agent = make_agent(config, num_actions, device)
         before = [_copy(values) for values in _changing(agent)]
         batches = [random_batches(config, num_actions, device) for _ in range(2)]
+        shares = [tuple(map(my_share, batch)) for batch in batches]
         ways: list[Way] = [agent.learn, partial(_learn_apart, agent)]
-        rows = [_report(way(*batches[i % 2])) for way in ways for i in range(UPDATES)]
+        rows = [_report(way(*shares[i % 2])) for way in ways for i in range(UPDATES)]
         after = [_copy(values) for values in _changing(agent)]
     metrics = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     moved_statistics, moved_parameters = (

@@ -58,7 +58,7 @@ MODES = {
 NUM_ACTIONS = 18
 BURN_IN = 8
 Measure = Callable[[Callable[[], object]], dict[str, float]]
-_SMOKE = (
+SMOKE = (
     "env.frame_size=16",
     "replay.model_batch=2",
     "replay.model_window=8",
@@ -117,7 +117,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.smoke:
         args.preset, args.device, args.repeats, args.budget = "quick", "cpu", 3, 0.1
-        args.overrides = [*_SMOKE, *args.overrides]
+        args.overrides = [*SMOKE, *args.overrides]
     on_gpu = make_device(args.device).type == "cuda"
     args.modes = args.modes or (["eager", "graphs"] if on_gpu else ["eager"])
     return args

@@ -39,6 +39,7 @@ class Section(NamedTuple):
 SECTIONS = {
     "bench_step": Section(speed_tables.step_tables, speed_plots.draw_step),
     "bench_recipe": Section(speed_tables.recipe_tables),
+    "bench_parallel": Section(speed_tables.parallel_tables),
     "bench_imagination": Section(
         speed_tables.imagination_tables, speed_plots.draw_imagination
     ),

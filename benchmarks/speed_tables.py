@@ -17,6 +17,7 @@ __all__ = [
     "has_times",
     "imagination_tables",
     "measured_modes",
+    "parallel_tables",
     "recipe_tables",
     "sampler_tables",
     "ssd_tables",
@@ -264,6 +265,29 @@ def sampler_tables(report: Report) -> list[Table]:
     return tables
 
 
+def parallel_tables(report: Report) -> list[Table]:
+    """A step by number of processes that share its batches."""
+    rows = report["rows"]
+    cells = [
+        [
+            row["mode"],
+            row["updates"],
+            str(row["processes"]),
+            format_number(_time(row, "step")),
+            format_number(row.get("speedup")),
+            format_number(_peak(row.get("memory", {}))),
+        ]
+        for row in rows
+    ]
+    note = (
+        f"Median ms of a whole step of preset {report['arguments']['preset']}, one "
+        f"GPU a process. {_origin(report)}"
+    )
+    header = ["mode", "updates", "processes", "ms", "times as fast", "peak GB each"]
+    noted = _with_reasons(note, _failures(rows))
+    return [Table("One run on several GPUs", noted, header, cells, words=2)]
+
+
 def _origin(report: Report) -> str:
     """Say on what and by what a measurement was made."""
     found = report["provenance"]
@@ -317,6 +341,8 @@ def _failures(rows: Iterable[Report]) -> list[str]:
 def _named(row: Report) -> str:
     if "dynamics" in row:
         return f"{DYNAMICS_NAMES[row['dynamics']]} at {row['length']}"
+    if "processes" in row:
+        return f"{row['processes']} processes, {row['mode']}, {row['updates']}"
     name: str = row.get("form") or row.get("sampler") or row["axis"]
     return name
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from drama_torchrl.modules import distributions
+from drama_torchrl.parallel import rank
 
 __all__ = ["fixed_draws", "substituted"]
 
@@ -52,8 +53,9 @@ def fixed_draws(device: torch.device, num_classes: int) -> Iterator[None]:
     """Make every categorical draw a fixed function of its probabilities.
 
     argmax_m (log p_m + g_m) with Gumbel noise g from a table, one row per position
-    in its batch, instead of fresh noise: the draws stay as varied as real ones, and
-    two runs draw the same wherever their probabilities are the same. (The likeliest
+    in its batch (that of all processes), instead of fresh noise: the draws stay as
+    varied as real ones, and two runs draw the same wherever their probabilities are
+    the same. (The likeliest
     class, the simpler choice, would be decided by rounding far more often while the
     weights are new.)
 
@@ -68,7 +70,8 @@ def fixed_draws(device: torch.device, num_classes: int) -> Iterator[None]:
     def draw(log_probs: Tensor) -> Tensor:
         with torch.no_grad():
             flat = log_probs.reshape(-1, log_probs.shape[-1])
-            rows = torch.arange(len(flat), device=flat.device) % _NOISE_ROWS
+            places = torch.arange(len(flat), device=flat.device) + rank() * len(flat)
+            rows = places % _NOISE_ROWS
             race = flat + table[rows, : flat.shape[-1]]
             winner = race.argmax(-1, keepdim=True)
             hot = torch.zeros_like(flat).scatter_(-1, winner, 1.0)

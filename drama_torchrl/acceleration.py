@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDictBase
 
+from drama_torchrl.parallel import before_leaving, size
 from drama_torchrl.updates import BehaviourUpdate, Update, WorldModelUpdate
 
 __all__ = ["CapturedUpdate", "compile_regions"]
@@ -46,6 +47,7 @@ class CapturedUpdate:
         self._recording: (
             tuple[torch.cuda.CUDAGraph, TensorDictBase, TensorDictBase] | None
         ) = None
+        before_leaving(self.forget)
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """Run, record or replay the update on ``batch``."""
@@ -77,7 +79,9 @@ class CapturedUpdate:
     ) -> tuple[torch.cuda.CUDAGraph, TensorDictBase, TensorDictBase]:
         static_batch = batch.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # Beside other processes, NCCL's own thread asks for events meanwhile.
+        mode = "global" if size() == 1 else "thread_local"
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode=mode):
             metrics = self.update(static_batch.copy())
         return graph, static_batch, metrics
 

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.factories import make_agent
+from drama_torchrl.parallel import my_share, rank
 
 __all__ = ["estimate_hours", "random_batches", "warn_if_long"]
 
@@ -85,8 +86,8 @@ def estimate_hours(
         agent = make_agent(config, num_actions, device)
         batch, context = random_batches(config, num_actions, device)
         start = time.perf_counter()
-        agent.learn_world_model(batch)
-        agent.learn_behaviour(context)
+        agent.learn_world_model(my_share(batch))
+        agent.learn_behaviour(my_share(context))
         seconds = time.perf_counter() - start
     updates = (schedule.total_steps - schedule.random_steps) / schedule.steps_per_update
     return seconds * updates / 3600
@@ -105,7 +106,7 @@ def warn_if_long(
     if device.type != "cpu":
         return
     hours = estimate_hours(config, num_actions=num_actions, device=device)
-    if hours > 1:
+    if hours > 1 and rank() == 0:
         warnings.warn(
             f"On this CPU, preset={config.preset} will take about {hours:,.0f} hours "
             f"for {config.training.total_steps:,} steps, by one measured step. "

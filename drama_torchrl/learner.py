@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.updates import Update
@@ -65,7 +66,10 @@ class Learner:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.modules.load_state_dict(state_dict["modules"])
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        # Torch would leave step counts where they were saved.
+        device = self.optimizer.param_groups[0]["params"][0].device
+        moved = tree_map_only(Tensor, lambda x: x.to(device), state_dict["optimizer"])
+        self.optimizer.load_state_dict(moved)
         self.schedule.load_state_dict(state_dict["schedule"])
         if isinstance(self.run, CapturedUpdate):
             # The optimizer's state is new: a recording would go on with the old one.

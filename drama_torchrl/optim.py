@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict
 from torch import Tensor, nn
+
+from drama_torchrl.parallel import all_mean, size
 
 __all__ = [
     "LaProp",
@@ -198,25 +200,43 @@ def linear_warmup(
     )
 
 
-def differentiate(losses: TensorDictBase, optimizer: torch.optim.Optimizer) -> None:
+def differentiate(losses: TensorDict, optimizer: torch.optim.Optimizer) -> TensorDict:
     """Replace the gradients by those of the sum of the losses.
 
+    Of several processes, gradients and losses become the means over all of them, the
+    same to the bit in each: either all find them finite or none does.
+
     Args:
-        losses: entries named ``loss_*`` are summed.
+        losses: entries named ``loss_*`` are summed; all are means over a batch.
         optimizer: its gradients are forgotten first.
+
+    Returns:
+        The entries of ``losses``, detached.
 
     Example:
         >>> import torch
-        >>> from tensordict import TensorDict
         >>> theta = torch.nn.Parameter(torch.tensor([2.0]))
         >>> optimizer = torch.optim.SGD([theta], lr=1.0)
-        >>> differentiate(TensorDict(loss_theta=theta.square().sum()), optimizer)
-        >>> theta.grad
-        tensor([4.])
+        >>> losses = TensorDict(loss_theta=theta.square().sum())
+        >>> differentiate(losses, optimizer)["loss_theta"], theta.grad
+        (tensor(4.), tensor([4.]))
     """
     total = sum(value for name, value in losses.items() if name.startswith("loss_"))
     optimizer.zero_grad(set_to_none=True)
     total.backward()
+    return _over_processes(losses.detach(), optimizer)
+
+
+@torch.no_grad()
+def _over_processes(losses: TensorDict, optimizer: torch.optim.Optimizer) -> TensorDict:
+    """Average gradients, in place, and losses in one exchange."""
+    if size() == 1:
+        return losses
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    grads = [p.grad for p in params if p.grad is not None]
+    means = all_mean(*grads, *losses.values())
+    torch._foreach_copy_(grads, list(means[: len(grads)]))
+    return TensorDict(dict(zip(losses.keys(), means[len(grads) :], strict=True)))
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:

@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from drama_torchrl.parallel import rank, size
+
 __all__ = [
     "RandomMark",
     "RandomState",
     "prefer_repeatable_kernels",
+    "seed_alike",
+    "seed_apart",
     "seed_everything",
 ]
 
@@ -34,6 +38,42 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def seed_alike(seed: int, step: int) -> None:
+    """Give all of several processes the same random numbers from here; alone nothing.
+
+    They depend on the arguments alone, so that a run that goes on needs the generators
+    of no other process.
+
+    Args:
+        seed: of the run.
+        step: of the environment.
+
+    Example:
+        >>> seed_alike(0, 1)
+    """
+    if size() > 1:
+        _seed_torch(seed, step)
+
+
+def seed_apart(seed: int, step: int) -> None:
+    """Give each of several processes random numbers of its own; alone nothing.
+
+    Args:
+        seed: of the run.
+        step: of the environment.
+
+    Example:
+        >>> seed_apart(0, 1)
+    """
+    if size() > 1:
+        _seed_torch(seed, step, 1 + rank())
+
+
+def _seed_torch(*entropy: int) -> None:
+    (word,) = np.random.SeedSequence(entropy).generate_state(1, "uint64")
+    torch.manual_seed(int(word))
 
 
 def prefer_repeatable_kernels() -> None:

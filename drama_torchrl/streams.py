@@ -13,10 +13,11 @@ __all__ = ["Branch"]
 class Branch:
     """Queue the kernels of a block beside those that follow it.
 
-    The block starts after everything queued before it; :meth:`join` makes what comes
-    then wait for it. Both hold for the backward pass too, which runs on the streams
-    of the forward pass, and both are recorded by CUDA graphs. Small kernels that
-    leave most of the device idle cost next to nothing beside large ones.
+    It starts after everything queued before the branch was made, and a second block
+    after the first one; :meth:`join` makes what comes then wait for it. Both hold for
+    the backward pass too, which runs on the streams of the forward pass, and both are
+    recorded by CUDA graphs. Small kernels that leave most of the device idle cost next
+    to nothing beside large ones.
 
     On other devices the block runs where it stands. What the block reads must be kept
     until :meth:`join`: memory that is freed before may be given away at once.
@@ -43,11 +44,11 @@ class Branch:
         if device is not None and device.type == "cuda":
             self._main = torch.cuda.current_stream(device)
             self._side = torch.cuda.Stream(device, priority=priority)
+            self._side.wait_stream(self._main)
 
     def __enter__(self) -> Self:
-        """Fork."""
+        """Go on at the end of the branch."""
         if self._main is not None:
-            self._side.wait_stream(self._main)
             torch.cuda.set_stream(self._side)
         return self
 

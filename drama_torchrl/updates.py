@@ -74,8 +74,7 @@ class WorldModelUpdate:
         self.finite.begin()
         with training(self.loss), self.precision():
             losses = self.loss(batch)
-        differentiate(losses, self.optimizer)
-        return losses.detach()
+        return differentiate(losses, self.optimizer)
 
     def step(self, losses: TensorDict) -> TensorDict:
         """Apply the gradients of ``losses`` and return metrics."""
@@ -135,24 +134,30 @@ class BehaviourUpdate:
 
     def __call__(self, context: TensorDictBase) -> TensorDict:
         """Update from ``context`` ``[N, C]`` and return detached metrics."""
+        return self.learn(self.imagine(context))
+
+    def imagine(self, context: TensorDictBase) -> TensorDictBase:
+        """Roll out ``[N, H]`` from ``context`` ``[N, C]``."""
         imagining = (self.env.world_model, self.actor_loss)
         with (
             evaluating(*imagining),
             self.precision(),
             self.precision.rounding(*imagining),
         ):
-            rollout = imagine(self.env, self.act, context, self.horizon)
+            return imagine(self.env, self.act, context, self.horizon)
+
+    def learn(self, rollout: TensorDictBase) -> TensorDict:
+        """Update on imagined rollouts ``[N, H]`` and return detached metrics."""
         self.finite.begin()
         with training(self.actor_loss):
             losses = self.losses(rollout)
-        differentiate(losses, self.optimizer)
-        metrics = _apply(
-            losses.detach(), self.optimizer, self.max_grad_norm, self.finite
-        )
-        self.slow_critic.step()
-        metrics.set("imagined_reward", rollout.get(("next", "reward")).mean())
+        losses.set("imagined_reward", rollout.get(("next", "reward")).mean())
         ended = rollout.get(("next", "terminated")).float().mean()
-        return metrics.set("imagined_termination", ended)
+        losses.set("imagined_termination", ended)
+        losses = differentiate(losses, self.optimizer)
+        metrics = _apply(losses, self.optimizer, self.max_grad_norm, self.finite)
+        self.slow_critic.step()
+        return metrics
 
     def act(self, state: TensorDictBase) -> TensorDictBase:
         """Add an ``"action"`` to imagined states ``[N]``."""
@@ -197,7 +202,9 @@ class UpdatesAtOnce(UpdatesInTurn):
     """Train both beside each other.
 
     Imagination runs in the world model as it was before this step's update of it: its
-    chain of small kernels fills what the world model's large ones leave idle.
+    chain of small kernels fills what the world model's large ones leave idle. Actor and
+    critic go on where it ends, but are queued behind the world model's gradients:
+    processes make their exchanges in that order, and imagination makes none.
 
     Args:
         world_model: its update.
@@ -211,11 +218,14 @@ class UpdatesAtOnce(UpdatesInTurn):
             _held_statistics(self.world_model.loss) as held,
             Branch(contexts.device, priority=-2) as imagining,
         ):
-            behaviour = self.behaviour(contexts)
+            rollout = self.behaviour.imagine(contexts)
         world_model = self.world_model.differentiate(batches["windows"])
         imagining.join()
         del held  # until here the branch reads them
+        with imagining:
+            behaviour = self.behaviour.learn(rollout)
         world_model = self.world_model.step(world_model)
+        imagining.join()
         return TensorDict({"world_model": world_model, "behaviour": behaviour})
 
 

@@ -236,21 +236,26 @@ class TestDependencies:
     def test_components_know_nothing_of_what_is_built_from_them(
         self, name: str
     ) -> None:
-        known = (*COMPONENTS, "kernels", "streams")
+        known = (*COMPONENTS, "kernels", "parallel", "streams")
         assert [each for each in IMPORTS[name] if not within(each, *known)] == []
 
     @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "modules")])
     def test_networks_know_networks_and_kernels_alone(self, name: str) -> None:
-        known = ("modules", "kernels")
+        known = ("modules", "kernels", "parallel")
         assert [each for each in IMPORTS[name] if not within(each, *known)] == []
 
     @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "kernels")])
     def test_kernels_know_kernels_alone(self, name: str) -> None:
-        assert [each for each in IMPORTS[name] if not within(each, "kernels")] == []
+        known = ("kernels", "parallel")
+        assert [each for each in IMPORTS[name] if not within(each, *known)] == []
 
     @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "data")])
     def test_replay_knows_replay_alone(self, name: str) -> None:
-        assert [each for each in IMPORTS[name] if not within(each, "data")] == []
+        known = ("data", "parallel")
+        assert [each for each in IMPORTS[name] if not within(each, *known)] == []
+
+    def test_what_processes_exchange_hangs_on_nothing(self) -> None:
+        assert IMPORTS["drama_torchrl.parallel"] == set()
 
     def test_nothing_depends_on_itself(self) -> None:
         order = list(TopologicalSorter(IMPORTS).static_order())

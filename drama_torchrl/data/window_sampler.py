@@ -19,6 +19,7 @@ from torchrl.data.replay_buffers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
 from drama_torchrl.data.visit_counts import RingCursor
+from drama_torchrl.parallel import my_share
 
 __all__ = [
     "UniformWindowSampler",
@@ -100,8 +101,10 @@ class WindowSampler(Sampler):
     oldest. The starts of one batch are all different.
 
     ``sample`` does not wait for the device, except with an ``episode_end_key``, where
-    counting the allowed starts takes one host sync. Prefetching buffers draw ahead
-    of training, and so count ahead: use ``prefetch=0``.
+    counting the allowed starts takes one host sync. Of several processes, each draws
+    and counts all windows, from generators in one state (``seeding.seed_alike``), and
+    reads its share: nothing is exchanged. Prefetching buffers draw ahead of training,
+    and so count ahead: use ``prefetch=0``.
 
     Args:
         slots: what is remembered of the slots of the storage.
@@ -156,6 +159,7 @@ class WindowSampler(Sampler):
         log_weights = self.log_weights(self._allowed(storage))
         starts = draw_starts(log_weights, batch_size, self._rng)
         self.count(starts)
+        starts = my_share(starts)
         steps = torch.arange(self.window, device=starts.device)
         return (starts[:, None] + steps) % storage.max_size, {}
 

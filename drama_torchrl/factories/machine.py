@@ -10,6 +10,7 @@ from torchrl.record.loggers import Logger, MLFlowLogger, get_logger
 
 from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.config import ConfigError, DramaConfig
+from drama_torchrl.parallel import size
 from drama_torchrl.updates import Update
 
 __all__ = [
@@ -24,7 +25,8 @@ def check_environment(config: DramaConfig) -> None:
     """Refuse what this machine lacks, before anything is built or written.
 
     Raises:
-        ConfigError: if a device or the package of the chosen logger is missing.
+        ConfigError: if a device or the package of the chosen logger is missing, or if
+            the processes cannot share a batch evenly.
 
     Example:
         >>> from drama_torchrl.config import load_config
@@ -32,6 +34,13 @@ def check_environment(config: DramaConfig) -> None:
     """
     make_device(config.execution.device)
     make_device(config.replay.device, "replay.device")
+    for option in ("model_batch", "imagination_batch"):
+        batch = getattr(config.replay, option)
+        if batch % size():
+            raise ConfigError(
+                f"replay.{option} expects a multiple of {size()}, the number of "
+                f"processes that share it, got {batch}."
+            )
     name = config.log.logger
     if name != "csv" and find_spec(name) is None:
         raise ConfigError(

@@ -16,8 +16,10 @@ in a fixed order, so that results repeat to the bit.
 Rows of y and dy may lie in another order than those of x and dx (``swap``), which is
 free where each is read and written anyway: a map's result becomes the map's blocks.
 
-Between the passes lie the [C] vectors that GPUs sharing a batch would combine: (count,
-mean, M2) in ``batch_norm_silu_fused``, (Σ dz, Σ dz · x̂) in its gradient.
+Between the passes lie the [C] vectors that processes sharing a batch combine: mean and
+M2 in ``batch_norm_silu_fused``, Σ dz and Σ dz · x̂ in its gradient. M is then the number
+of samples of all of them; dγ and dβ stay each process's own, to be averaged with all
+other gradients.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from drama_torchrl.kernels.batch_norm_silu_operators import (
     normalise_silu,
 )
 from drama_torchrl.kernels.optional_triton import triton
+from drama_torchrl.parallel import all_mean, pool_moments, size
 
 __all__ = ["batch_norm_silu", "batch_norm_silu_fused", "batch_norm_silu_reference"]
 
@@ -112,10 +115,38 @@ def batch_norm_silu_reference(
     swap: Sequence[int] = (1, 1, 1),
 ) -> Tensor:
     """:func:`batch_norm_silu` in plain torch, on any device."""
-    z = F.batch_norm(
-        x, running_mean, running_var, weight, bias, True, momentum=momentum, eps=eps
-    )
+    if size() > 1:
+        z = _shared_batch_norm(
+            x, running_mean, running_var, weight, bias, momentum=momentum, eps=eps
+        )
+    else:
+        z = F.batch_norm(
+            x, running_mean, running_var, weight, bias, True, momentum=momentum, eps=eps
+        )
     return F.silu(z).unflatten(0, (-1, *swap)).transpose(1, 2).reshape(x.shape)
+
+
+def _shared_batch_norm(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """The formula over all processes' samples, differentiated by autograd."""
+    exact = x if x.dtype == torch.float64 else x.float()
+    (mean,) = all_mean(exact.mean(0))
+    centred = exact - mean
+    (variance,) = all_mean(centred.square().mean(0))
+    count = x.shape[0] * size()
+    with torch.no_grad():
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        unbiased = variance * (count / (count - 1))
+        running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    return (centred * torch.rsqrt(variance + eps) * weight + bias).to(x.dtype)
 
 
 def batch_norm_silu_fused(
@@ -134,8 +165,9 @@ def batch_norm_silu_fused(
     The passes are opaque ``custom_op`` that mutate nothing, so that compilers need to
     know only shapes; plain torch moves the running statistics, which they understand.
     """
-    count = x.shape[0]
     mean, m2 = channel_statistics(x.detach())
+    mean, m2 = pool_moments(mean, m2, x.shape[0])
+    count = x.shape[0] * size()
     with torch.no_grad():
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((m2 / (count - 1)).to(running_var.dtype), momentum)

@@ -24,6 +24,7 @@ from drama_torchrl.kernels.batch_norm_silu_forward_kernels import (
     statistics_kernel,
 )
 from drama_torchrl.kernels.optional_triton import triton
+from drama_torchrl.parallel import all_sum, size
 
 __all__ = [
     "channel_statistics",
@@ -150,7 +151,10 @@ def normalise_silu(
     eps: float,
     swap: Sequence[int],
 ) -> Tensor:
-    """SiLU of x normalised by *its own* mean and variance, as its gradient assumes."""
+    """SiLU of x normalised by its own mean and variance, those over all processes.
+
+    Its gradient takes them for functions of x.
+    """
     y = torch.empty_like(x)
     vectors = (mean, variance, weight, bias)
     _launch(normalise_kernel, _NORMALISE, x, *vectors, y, eps, **_rows(swap))
@@ -205,7 +209,9 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     sums = normalise_silu_sums(x, dy, vectors, *how)
     dx = None
     if ctx.needs_input_grad[0]:
-        dx = normalise_silu_gradient(x, dy, [*vectors, *sums], x.shape[0], *how)
+        count = x.shape[0] * size()
+        totals = all_sum(*sums)
+        dx = normalise_silu_gradient(x, dy, [*vectors, *totals], count, *how)
     (dbias, dweight), (*_, weight, bias) = sums, vectors
     dweight, dbias = dweight.to(weight.dtype), dbias.to(bias.dtype)
     return dx, None, None, dweight, dbias, None, None

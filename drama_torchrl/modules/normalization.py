@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from drama_torchrl.parallel import pool_moments, size
+
 __all__ = ["RMSNorm", "RunningNorm"]
 
 
@@ -33,9 +35,9 @@ class RunningNorm(nn.Module):
     y = clip((x - μ) / sqrt(σ² + ε), -limit, limit)   (Drama A.4.4)
 
     μ and σ² pool every batch seen in training mode (parallel variance, Chan et
-    al. 1979); evaluation mode leaves them alone (decision D9). They are buffers,
-    hence part of the ``state_dict``, and are updated in place without a host
-    synchronisation.
+    al. 1979), those of all processes; evaluation mode leaves them alone (decision
+    D9). They are buffers, hence part of the ``state_dict``, and are updated in place
+    without a host synchronisation.
 
     Args:
         num_features: width F of the input.
@@ -70,8 +72,11 @@ class RunningNorm(nn.Module):
     @torch.no_grad()
     def _update(self, x: Tensor) -> None:
         flat = x.detach().reshape(-1, x.shape[-1]).float()
-        n = flat.shape[0]
+        n = flat.shape[0] * size()
         batch_var, batch_mean = torch.var_mean(flat, 0, correction=0)
+        # A variance is the squared deviations of one sample, as the mean over samples.
+        batch_mean, summed = pool_moments(batch_mean, batch_var, 1)
+        batch_var = summed / size()
         total = self.count + n
         share = (n / total).float()
         delta = batch_mean - self.mean

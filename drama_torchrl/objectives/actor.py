@@ -11,6 +11,8 @@ from tensordict.utils import NestedKey
 from torchrl.modules import PercentileValueNorm
 from torchrl.objectives import LossModule
 
+from drama_torchrl.parallel import all_mean, gather
+
 __all__ = ["ActorLoss"]
 
 
@@ -19,6 +21,8 @@ class ActorLoss(LossModule):
 
     L = -mean(log π(a_t|s_t) · sg((G_t - V_t) / S)) - η mean(H[π(·|s_t)]),
     S = max(1, EMA(P95(G) - P5(G)))   (Drama section 2.3; arXiv:2301.04104)
+
+    The percentiles are those of all processes' returns.
 
     Args:
         actor_network: the stochastic policy, called in the mode it is in: its input
@@ -96,7 +100,7 @@ class ActorLoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Compute the loss terms of imagined rollouts ``[N, H]``; the input is kept."""
         if self.training:
-            self.return_norm.update(tensordict[self.tensor_keys.value_target])
+            self.return_norm.update(gather(tensordict[self.tensor_keys.value_target]))
         distribution = self.actor_network.get_dist(
             tensordict.select(*self.actor_network.in_keys)
         )
@@ -106,12 +110,13 @@ class ActorLoss(LossModule):
         entropy = distribution.entropy().mean()
         advantage = tensordict[self.tensor_keys.advantage].detach()
         advantage = self.return_norm.normalize(advantage).squeeze(-1)
+        (mean_square,) = all_mean(advantage.square().mean())
         return TensorDict(
             {
                 "loss_actor": -(log_prob * advantage).mean(),
                 "loss_entropy": -self.entropy_scale * entropy,
                 "entropy": entropy.detach(),
                 "return_scale": self.return_norm.scale().squeeze(),
-                "advantage": advantage.square().mean().sqrt(),
+                "advantage": mean_square.sqrt(),
             }
         )

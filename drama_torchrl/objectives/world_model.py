@@ -14,6 +14,7 @@ from torchrl.objectives import LossModule
 
 from drama_torchrl.modules.distributions import categorical_entropy, categorical_kl
 from drama_torchrl.modules.world_model import WorldModel
+from drama_torchrl.parallel import all_mean
 from drama_torchrl.streams import Branch
 
 __all__ = ["WorldModelLoss", "reconstruction_error"]
@@ -49,7 +50,8 @@ class WorldModelLoss(LossModule):
       + β_dyn max(1, KL[sg(q(z_{t+1}|o_{t+1})) ‖ p(ẑ_{t+1}|d_t)])
       + β_rep max(1, KL[q(z_{t+1}|o_{t+1}) ‖ sg(p(ẑ_{t+1}|d_t))])   (Drama eq. 6-7)
 
-    The divergences are averaged over the batch before the free nats are taken.
+    The divergences are averaged over the batch before the free nats are taken, over the
+    batches of all processes where there are several.
     Targets of reward and termination are those that a_t caused (decision D1).
 
     Args:
@@ -176,6 +178,7 @@ class WorldModelLoss(LossModule):
         prior = out.get(keys.next_prior_logits)[:, :-1]
         dynamics = categorical_kl(posterior.detach(), prior).mean()
         representation = categorical_kl(posterior, prior.detach()).mean()
+        dynamics, representation = all_mean(dynamics, representation)
         with torch.no_grad():
             reward_error = (two_hot(reward_logits) - reward).abs().mean()
             posterior_entropy = categorical_entropy(posterior).mean()

@@ -16,6 +16,7 @@ from drama_torchrl.config import (
     load_config,
     read_config,
 )
+from drama_torchrl.parallel import rank
 from drama_torchrl.record.checkpoint import CheckpointError
 from drama_torchrl.record.manifest import Manifest
 from drama_torchrl.record.run_directory import RunDirectory
@@ -60,7 +61,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[DramaConfig, bool]:
 
 
 def open_run(config: DramaConfig, *, resumed: bool) -> RunDirectory:
-    """The directory of a run with its options, made if it is a new one.
+    """The directory of a run with its options, made by the first process if new.
 
     Args:
         config: the options.
@@ -75,6 +76,8 @@ def open_run(config: DramaConfig, *, resumed: bool) -> RunDirectory:
         >>> open_run(config, resumed=False).config.name
         'config.yaml'
     """
+    if rank() > 0:
+        return RunDirectory(config.run_path)
     if resumed:
         run = RunDirectory(config.run_path)
         if config != read_config(run.config):

@@ -24,6 +24,7 @@ __all__ = [
     "ActingState",
     "Mark",
     "MovedByAStep",
+    "ReplayState",
     "SamplerState",
     "Stateful",
 ]
@@ -143,6 +144,58 @@ class ActingState:
             )
         carrier = self.collector._carrier
         carrier.update(TensorDict(step, batch_size=carrier.batch_size))
+
+
+class ReplayState:
+    """The transitions of a replay buffer that is written round-robin.
+
+    Checkpoints keep them in files instead (``ReplayChunks``).
+
+    Args:
+        replay: the buffer, empty where a state is loaded.
+
+    Example:
+        >>> from torchrl.data import LazyTensorStorage
+        >>> one, other = (
+        ...     TensorDictReplayBuffer(storage=LazyTensorStorage(4)) for _ in "ab"
+        ... )
+        >>> _ = one.extend(TensorDict({"time": torch.arange(4)}, [4]))
+        >>> _ = one.extend(TensorDict({"time": torch.arange(4, 6)}, [2]))
+        >>> ReplayState(other).load_state_dict(ReplayState(one).state_dict())
+        >>> other[:]["time"], other.write_count
+        (tensor([4, 5, 2, 3]), 6)
+    """
+
+    def __init__(self, replay: TensorDictReplayBuffer) -> None:
+        self.replay = replay
+
+    def state_dict(self) -> dict[str, Any]:
+        """All transitions, oldest first, and how many ever came."""
+        written = self.replay.write_count
+        slots = torch.arange(self._oldest(written), written) % self._capacity
+        storage = self.replay.storage
+        if not written:
+            return {"written": 0, "records": None}
+        records = storage.get(slots.to(storage.device)).exclude("index")
+        return {"written": written, "records": records.cpu()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, each in the slot that it had."""
+        written, writer = state_dict["written"], self.replay.writer
+        if not written:
+            return
+        cursor = self._oldest(written) % self._capacity
+        writer.load_state_dict({"_cursor": cursor, "_write_count": 0})
+        self.replay.extend(state_dict["records"])
+        cursor = written % self._capacity
+        writer.load_state_dict({"_cursor": cursor, "_write_count": written})
+
+    @property
+    def _capacity(self) -> int:
+        return self.replay.storage.max_size
+
+    def _oldest(self, written: int) -> int:
+        return max(0, written - self._capacity)
 
 
 class SamplerState:

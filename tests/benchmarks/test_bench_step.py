@@ -60,7 +60,7 @@ def test_a_mode_that_breaks_is_said_to(
 
 
 def test_rollouts_are_kept_in_the_order_they_were_made() -> None:
-    config = load_config("quick", bench_step._SMOKE)
+    config = load_config("quick", bench_step.SMOKE)
     device = torch.device("cpu")
     agent = make_agent(config, 6, device)
     _, context = random_batches(config, 6, device)

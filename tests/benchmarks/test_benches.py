@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmarks import (
     bench_dynamics,
     bench_imagination,
+    bench_parallel,
     bench_recipe,
     bench_sampler,
     bench_ssd,
@@ -310,6 +311,17 @@ def test_a_row_that_is_being_written_is_not_read(tmp_path: Path) -> None:
     assert read_rows(path) == []
     path.write_text("step,loss,minutes\n4,0.5,0.25\n8,0.5,0.2")
     assert read_rows(path) == [{"step": 4.0, "minutes": 0.25}]
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_step_are_timed_if_they_agree(tmp_path: Path) -> None:
+    report = run(bench_parallel.main, tmp_path)
+    alone, both = report["rows"]
+    assert (alone["processes"], both["processes"]) == (1, 2)
+    assert alone["agreement"]["errors"]["parameter"] == 0.0
+    assert 0 < both["agreement"]["errors"]["metric"] < 1e-4
+    ratio = alone["times"]["step"]["median_ms"] / both["times"]["step"]["median_ms"]
+    assert both["speedup"] == pytest.approx(ratio)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from benchmarks.speed_plots import draw_dynamics
 from benchmarks.speed_tables import (
     dynamics_tables,
     imagination_tables,
+    parallel_tables,
     recipe_tables,
     sampler_tables,
     ssd_tables,
@@ -165,9 +166,27 @@ SAMPLER = header("bench_sampler") | {
         }
     ]
 }
+
+
+def parallel_row(count: int, ms: float, gb: float) -> dict[str, Any]:
+    return {
+        "processes": count,
+        "mode": "graphs",
+        "updates": "in_turn",
+        "memory": {"peak_reserved_gb": gb},
+        "times": {"step": timing(ms)},
+        "speedup": 9.0 / ms,
+    }
+
+
+LOST = {"processes": 4, "mode": "graphs", "updates": "in_turn", "failure": "no end"}
+PARALLEL = header("bench_parallel", preset="xs") | {
+    "rows": [parallel_row(1, 9.0, 3.0), parallel_row(2, 5.0, 2.5), LOST]
+}
 ALL = {
     "step": STEP,
     "recipe": RECIPE,
+    "parallel": PARALLEL,
     "imagination": IMAGINATION,
     "dynamics": DYNAMICS,
     "ssd": SSD,
@@ -295,6 +314,16 @@ def test_the_recurrence_is_timed_both_ways() -> None:
     assert "Not timed: mamba-ssm: needs a GPU." in table.note
 
 
+def test_each_number_of_processes_has_a_row() -> None:
+    (table,) = parallel_tables(PARALLEL)
+    assert table.rows == [
+        ["graphs", "in_turn", "1", "9", "1", "3"],
+        ["graphs", "in_turn", "2", "5", "1.8", "2.5"],
+        ["graphs", "in_turn", "4", "–", "–", "–"],
+    ]
+    assert table.note.endswith("Not timed: 4 processes, graphs, in_turn: no end.")
+
+
 def test_samplers_have_a_column_a_size() -> None:
     (table,) = sampler_tables(SAMPLER)
     assert table.title == "Samplers on cuda"
@@ -313,7 +342,7 @@ def test_any_measurement_alone_makes_a_page(tmp_path: Path, name: str) -> None:
     page = (tmp_path / "speed.md").read_text()
     assert "NVIDIA H200" in page
     images = [path.name for path in tmp_path.glob("*.png")]
-    assert images == ([] if name == "recipe" else [f"{name}.png"])
+    assert images == ([] if name in ("recipe", "parallel") else [f"{name}.png"])
     for image in images:
         assert f"]({image})" in page
         assert (tmp_path / image).read_bytes()[:4] == PNG
@@ -331,6 +360,7 @@ def test_all_measurements_come_in_one_order(tmp_path: Path) -> None:
         "## A training step",
         "## Modes of a step",
         "## The whole recipe",
+        "## One run on several GPUs",
         "## Imagination by size",
         "## Dynamics, training, graphs",
         "## Dynamics, imagination, graphs",

@@ -1,0 +1,174 @@
+"""Milliseconds of a training step on one GPU, and on several that share its batches.
+
+    python -m benchmarks.bench_parallel --counts 1 2 --modes graphs compile+graphs
+
+Each row is a launch of its own by ``torchrun`` with one process for each GPU; the batch
+sizes are those of the preset and are shared, so that all rows do the same work. Each
+first has to agree with plain eager updates of one process, as ``bench_step`` does; one
+that does not is not timed, and the exit code is 1. What is timed is ``agent.learn`` on
+random frames that are on the devices already: neither the environment nor the replay
+buffer is part of it, nor what the first process tells the others in each step. Times
+are the first process's; all wait for each other in every update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.agreement import Trace, compare_traces, trace_updates
+from benchmarks.bench_step import MODES, NUM_ACTIONS, SMOKE, repeat
+from benchmarks.harness import (
+    add_common_arguments,
+    time_calls,
+    watch_memory,
+    write_report,
+)
+from drama_torchrl.config import load_config
+from drama_torchrl.estimate import random_batches
+from drama_torchrl.factories import make_agent, make_device
+from drama_torchrl.parallel import my_share, processes, rank
+
+ORDERS = ("in_turn", "at_once")
+# Every process makes as many calls, whatever its own clock says.
+_UNLIMITED_S = 1e9
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Launch, check and collect all rows, write one JSON; return the exit code."""
+    args = parse(arguments)
+    device = make_device(args.device)
+    if args.worker is not None:
+        work(args, device)
+        return 0
+    report: dict[str, Any] = {"num_actions": NUM_ACTIONS, "rows": []}
+    references = {order: launch(args, 1, "eager", order) for order in args.orders}
+    alone: dict[tuple[str, str], float] = {}
+    for count, mode, order in combinations(args):
+        row: dict[str, Any] = {"processes": count, "mode": mode, "updates": order}
+        report["rows"].append(row)
+        found = launch(args, count, mode, order)
+        failure = references[order].get("failure") or found.get("failure")
+        if failure:
+            row["failure"] = failure
+        else:
+            expected = references[order]["trace"]
+            row["agreement"] = compare_traces(found["trace"], expected)
+        if row.get("agreement", {}).get("agrees"):
+            row |= {key: found[key] for key in ("startup_s", "memory", "times")}
+            median = row["times"]["step"]["median_ms"]
+            row["speedup"] = alone.setdefault((mode, order), median) / median
+        print(json.dumps(row), flush=True)
+        write_report("bench_parallel", args, report, device)
+    return 0 if all("times" in row for row in report["rows"]) else 1
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_arguments(parser)
+    parser.add_argument("--preset", default="xs")
+    parser.add_argument(
+        "--counts", nargs="+", type=int, help="processes (default: 1, 2, 4, … GPUs)"
+    )
+    parser.add_argument(
+        "--modes", nargs="+", choices=MODES, help="default: graphs; on a CPU, eager"
+    )
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=["in_turn"])
+    parser.add_argument("--repeats", type=int, default=50, help="timed updates a row")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds a row")
+    parser.add_argument(
+        "--set", dest="overrides", nargs="+", default=[], metavar="OPTION=VALUE"
+    )
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.smoke and args.worker is None:
+        args.preset, args.device, args.repeats = "quick", "cpu", 3
+        args.overrides = [*SMOKE, *args.overrides]
+    on_gpu = make_device(args.device).type == "cuda"
+    args.modes = args.modes or (["graphs"] if on_gpu else ["eager"])
+    most = torch.cuda.device_count() if on_gpu else 2
+    args.counts = args.counts or [n for n in (1, 2, 4, 8) if n <= most]
+    return args
+
+
+def combinations(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
+    """The number of processes moves slowest: fewer are known before more."""
+    for count in sorted(args.counts):
+        for mode in args.modes:
+            for order in args.orders:
+                yield count, mode, order
+
+
+def launch(
+    args: argparse.Namespace, count: int, mode: str, order: str
+) -> dict[str, Any]:
+    """Return what processes of their own found, or their ``"failure"``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "found.pt")
+        options = [*args.overrides, *MODES[mode], f"training.updates={order}"]
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={count}", "-m", "benchmarks.bench_parallel"),
+            *("--worker", str(out), "--preset", args.preset, "--device", args.device),
+            *("--repeats", str(args.repeats), "--set", *options),
+        ]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=args.timeout
+            )
+        except subprocess.TimeoutExpired:
+            return {"failure": f"no end after {args.timeout:g} s"}
+        if done.returncode:
+            print(done.stderr, file=sys.stderr)
+            return {"failure": last_error(done.stderr)}
+        found: dict[str, Any] = torch.load(out, weights_only=True)
+    return found | {"trace": Trace(*found["trace"])}
+
+
+def last_error(stderr: str) -> str:
+    """The line that names what went wrong first, of the traces of all processes."""
+    named = [line for line in stderr.splitlines() if "Error: " in line]
+    return (named or stderr.strip().splitlines() or ["no message"])[0].strip()
+
+
+def work(args: argparse.Namespace, device: torch.device) -> None:
+    """Trace and time as one of the processes; the first one writes."""
+    # As the recipe does.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    with processes(device):
+        trace = trace_updates(args.preset, args.overrides, NUM_ACTIONS, device)
+        torch.compiler.reset()
+        found: dict[str, Any] = {"trace": tuple(trace)}
+        torch.manual_seed(0)
+        start = time.perf_counter()
+        with watch_memory(device) as memory:
+            config = load_config(args.preset, args.overrides)
+            agent = make_agent(config, NUM_ACTIONS, device)
+            shares = map(my_share, random_batches(config, NUM_ACTIONS, device))
+            step = partial(agent.learn, *shares)
+            repeat(step, device)
+            found["startup_s"] = time.perf_counter() - start
+            times = time_calls(
+                step, device, repeats=args.repeats, budget_s=_UNLIMITED_S
+            )
+        found |= {"memory": memory, "times": {"step": times}}
+        if rank() == 0:
+            torch.save(found, args.worker)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
