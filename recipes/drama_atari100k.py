@@ -40,6 +40,7 @@ from drama_torchrl.record.result import score_run
 from drama_torchrl.record.resuming import open_run, read_arguments
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.run_state import ActingState, SamplerState
+from drama_torchrl.record.safeguard import Safeguard
 from drama_torchrl.record.snapshot import Snapshots, discard_snapshots
 from drama_torchrl.record.stopping import RunStopped, StopSignals
 from drama_torchrl.record.write_errors import Stop, make_write_errors
@@ -82,7 +83,7 @@ def train(
             starts = contexts.sample().to(agent.device)
             batches.update(windows=windows, contexts=starts)
             # 2. Learn how the world goes; 3. learn how to act in imagination.
-            with snapshots.indivisible():
+            with safeguard.indivisible():
                 metrics.update(agent.learn(windows, starts))
 
     policy = make_policy(config, agent, meanwhile=learn)
@@ -98,9 +99,10 @@ def train(
         samplers=SamplerState(replay, contexts),
         random=RandomState(),
     )
+    safeguard = Safeguard(snapshots)
     with journal, StopSignals(run.path) as stop:
         done = snapshots.restore()  # 0 in a new run
-        collected = snapshots.guard(collector)
+        collected = safeguard.steps(collector)
         for step, transition in enumerate(collected, start=done + 1):
             # 1. Act, and remember the transition.
             replay.extend(transition.select(*REMEMBERED))
@@ -144,16 +146,15 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     num_actions = env.action_spec.shape[-1]
     print(describe_replay(config, num_actions, device))
     warn_if_long(config, num_actions=num_actions, device=device)
-    run = open_run(config, resumed=resumed)
-
-    agent = make_agent(config, num_actions, device)
-    journal = train(config, agent, env, run)
-    env.close()
-    with Stop(run).during("the result"):
-        film(agent, journal, run)
-        result = score_run(config, agent, run, journal)
-    if result["complete"]:
-        discard_snapshots(run)
+    with open_run(config, resumed=resumed) as run:
+        agent = make_agent(config, num_actions, device)
+        journal = train(config, agent, env, run)
+        env.close()
+        with Stop(run).during("the result"):
+            film(agent, journal, run)
+            result = score_run(config, agent, run, journal)
+        if result["complete"]:
+            discard_snapshots(run)
     return result
 
 
