@@ -79,8 +79,7 @@ def train(
     def learn() -> None:
         """Train on the past, on the device, while the environment takes a step."""
         if config.training.updates_at(journal.steps + 1):
-            windows = replay.sample().to(agent.device)
-            starts = contexts.sample().to(agent.device)
+            windows, starts = replay.sample(), contexts.sample()
             batches.update(windows=windows, contexts=starts)
             # 2. Learn how the world goes; 3. learn how to act in imagination.
             with safeguard.indivisible():

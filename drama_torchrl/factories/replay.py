@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torchrl.data import (
-    ImmutableDatasetWriter,
-    TensorDictReplayBuffer,
-)
+from torchrl.data import ImmutableDatasetWriter, LazyTensorStorage
 from torchrl.data.replay_buffers import Sampler
 
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.data import (
     DFSImaginationSampler,
     DFSSampler,
-    UnblockedStorage,
+    UnblockedReplayBuffer,
     UniformWindowSampler,
     VisitCounts,
 )
@@ -26,11 +23,11 @@ __all__ = [
 
 def make_replay(
     config: DramaConfig, device: torch.device
-) -> tuple[TensorDictReplayBuffer, TensorDictReplayBuffer]:
+) -> tuple[UnblockedReplayBuffer, UnblockedReplayBuffer]:
     """Build the replay buffer and a read-only view that draws imagination contexts.
 
     Both draw windows of one storage; with ``replay.sampling=dfs`` they share visit
-    counts.
+    counts, and batches come on the device that trains.
 
     Returns:
         The buffer, sampled as ``[model_batch, model_window]``, and the view, sampled
@@ -38,7 +35,8 @@ def make_replay(
     """
     c = config.replay
     where = device if c.device == "auto" else make_device(c.device, "replay.device")
-    storage = UnblockedStorage(c.capacity, device=where)
+    storage = LazyTensorStorage(c.capacity, device=where)
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     samplers: tuple[Sampler, Sampler]
     if c.sampling == "dfs":
         counts = VisitCounts()
@@ -56,10 +54,11 @@ def make_replay(
             UniformWindowSampler(window=c.model_window),
             UniformWindowSampler(window=c.imagination_window),
         )
-    replay = TensorDictReplayBuffer(
-        storage=storage, sampler=samplers[0], batch_size=c.model_batch
+    replay = UnblockedReplayBuffer(
+        stream=stream, storage=storage, sampler=samplers[0], batch_size=c.model_batch
     )
-    contexts = TensorDictReplayBuffer(
+    contexts = UnblockedReplayBuffer(
+        stream=stream,
         storage=storage,
         sampler=samplers[1],
         batch_size=c.imagination_batch,

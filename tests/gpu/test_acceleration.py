@@ -9,7 +9,6 @@ from tensordict import TensorDict
 from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import load_config
-from drama_torchrl.data import UnblockedStorage
 from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent
 
@@ -89,37 +88,6 @@ def test_a_step_waits_for_nothing(updates: str) -> None:
         agent.learn(windows, contexts)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def test_a_busy_device_delays_no_write_to_the_replay() -> None:
-    def records(value: int) -> TensorDict:
-        return TensorDict(x=torch.full((1, 4096), value), batch_size=[1])
-
-    storage = UnblockedStorage(8, device=DEVICE)
-    storage.set(torch.tensor([0]), records(1))
-    storage.get(torch.tensor([0], device=DEVICE))
-    torch.cuda.synchronize()
-    busy = torch.cuda.Event()
-    torch.cuda._sleep(2_000_000_000)  # about a second
-    busy.record()
-    storage.set(torch.tensor([0]), records(2))
-    assert not busy.query()
-    # What is queued after the write sees it.
-    assert (storage.get(torch.tensor([0], device=DEVICE))["x"] == 2).all()
-    assert busy.query()
-
-
-def test_a_write_waits_for_the_reads_before_it() -> None:
-    storage = UnblockedStorage(8, device=DEVICE)
-    old, new = (
-        TensorDict(x=torch.full((1, 4096), value), batch_size=[1]) for value in (1, 2)
-    )
-    storage.set(torch.tensor([0]), old)
-    index = torch.tensor([0], device=DEVICE)
-    torch.cuda._sleep(500_000_000)
-    seen = storage.get(index)["x"]
-    storage.set(torch.tensor([0]), new)
-    assert (seen == 1).all()
 
 
 def test_the_warm_up_reaches_a_captured_update() -> None:

@@ -1,18 +1,19 @@
-"""On a CPU the unblocked storage is TorchRL's; on a GPU tests/gpu tells more."""
+"""Without a GPU the unblocked buffer is TorchRL's; tests/gpu tells more."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-from drama_torchrl.data import DFSSampler, UnblockedStorage, VisitCounts
+from drama_torchrl.data import DFSSampler, UnblockedReplayBuffer, VisitCounts
 
 
-def test_it_keeps_what_a_tensor_storage_keeps() -> None:
+def test_it_keeps_what_the_plain_buffer_keeps() -> None:
     buffers = [
-        TensorDictReplayBuffer(storage=storage, batch_size=1)
-        for storage in (LazyTensorStorage(5), UnblockedStorage(5, device="cpu"))
+        TensorDictReplayBuffer(storage=LazyTensorStorage(5), batch_size=1),
+        UnblockedReplayBuffer(stream=None, storage=LazyTensorStorage(5), batch_size=1),
     ]
     for start in (0, 3, 6):
         for buffer in buffers:
@@ -23,8 +24,9 @@ def test_it_keeps_what_a_tensor_storage_keeps() -> None:
 
 def test_visit_counts_follow_it_over_the_wrap() -> None:
     counts = VisitCounts()
-    buffer = TensorDictReplayBuffer(
-        storage=UnblockedStorage(4, device="cpu"),
+    buffer = UnblockedReplayBuffer(
+        stream=None,
+        storage=LazyTensorStorage(4),
         sampler=DFSSampler(counts, window=2),
         batch_size=3,
     )
@@ -33,3 +35,8 @@ def test_visit_counts_follow_it_over_the_wrap() -> None:
     assert counts.model.tolist() == [1, 1, 1, 0]
     buffer.extend(TensorDict(x=torch.arange(4, 6), batch_size=[2]))
     assert counts.model.tolist() == [0, 0, 1, 0]
+
+
+def test_prefetching_threads_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected no prefetch, got 2"):
+        UnblockedReplayBuffer(stream=None, storage=LazyTensorStorage(4), prefetch=2)
