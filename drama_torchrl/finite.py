@@ -35,7 +35,7 @@ class FiniteSteps:
 
     An optimiser keeps parameters and moments where they are when a step is not finite
     (see ``LaProp``). Normalisation statistics have moved by then, in the forward pass:
-    one NaN would stay in them for ever.
+    one NaN would stay in them for ever. Slow networks that follow are buffers, too.
 
     Args:
         module: its buffers are kept.

@@ -155,9 +155,9 @@ class BehaviourUpdate:
         ended = rollout.get(("next", "terminated")).float().mean()
         losses.set("imagined_termination", ended)
         losses = differentiate(losses, self.optimizer)
-        metrics = _apply(losses, self.optimizer, self.max_grad_norm, self.finite)
-        self.slow_critic.step()
-        return metrics
+        return _apply(
+            losses, self.optimizer, self.max_grad_norm, self.finite, self.slow_critic
+        )
 
     def act(self, state: TensorDictBase) -> TensorDictBase:
         """Add an ``"action"`` to imagined states ``[N]``."""
@@ -230,12 +230,22 @@ class UpdatesAtOnce(UpdatesInTurn):
 
 
 def _apply(
-    losses: TensorDict, optimizer: LaProp, max_grad_norm: float, finite: FiniteSteps
+    losses: TensorDict,
+    optimizer: LaProp,
+    max_grad_norm: float,
+    finite: FiniteSteps,
+    *followers: TargetNetUpdater,
 ) -> TensorDict:
-    """Step if all is finite; add the gradient's norm and the steps lost in a row."""
+    """Step if all is finite; add the gradient's norm and the steps lost in a row.
+
+    Slow networks follow. They are buffers of the losses, so where the step is not
+    applied they come back together with the statistics.
+    """
     norm = clip_gradients(optimizer, max_grad_norm)
     optimizer.applied = is_finite(losses, norm)
     optimizer.step()
+    for follower in followers:
+        follower.step()
     finite.end(optimizer.applied)
     return losses.set("grad_norm", norm).set("not_applied", finite.in_a_row.float())
 

@@ -41,6 +41,7 @@ from drama_torchrl.record.result import score_run
 from drama_torchrl.record.resuming import open_run, read_arguments
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.run_state import ActingState, ReplayState, SamplerState
+from drama_torchrl.record.safeguard import Safeguard
 from drama_torchrl.record.snapshot import Snapshots, discard_snapshots
 from drama_torchrl.record.stopping import RunStopped, StopSignals
 from drama_torchrl.record.write_errors import Stop, make_write_errors
@@ -91,7 +92,7 @@ def train(
         """Learn while the environment takes a step."""
         step = journal.steps + 1
         if config.training.updates_at(step):
-            with snapshots.indivisible():
+            with safeguard.indivisible():
                 learn(step)
 
     with StopSignals(run.path) as stop, team:
@@ -117,10 +118,11 @@ def train(
             samplers=samplers,
             random=RandomState(),
         )
+        safeguard = Safeguard(snapshots)
         with journal:
             done = snapshots.restore()  # 0 in a new run
             team.align()
-            collected = snapshots.guard(collector)
+            collected = safeguard.steps(collector)
             for step, transition in enumerate(collected, start=done + 1):
                 # 1. Act, and remember the transition.
                 remember(transition.select(*REMEMBERED))
@@ -170,15 +172,15 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         if rank() == 0:
             print(description)
         warn_if_long(config, num_actions=num_actions, device=device)
-        run = open_run(config, resumed=resumed)
-        agent = make_agent(config, num_actions, device)
-        journal = train(config, agent, env, run)
-    env.close()
-    with Stop(run).during("the result"):
-        film(agent, journal, run)
-        result = score_run(config, agent, run, journal)
-    if result["complete"]:
-        discard_snapshots(run)
+        with open_run(config, resumed=resumed) as run:
+            agent = make_agent(config, num_actions, device)
+            journal = train(config, agent, env, run)  # the first process alone returns
+            env.close()
+            with Stop(run).during("the result"):
+                film(agent, journal, run)
+                result = score_run(config, agent, run, journal)
+            if result["complete"]:
+                discard_snapshots(run)
     return result
 
 

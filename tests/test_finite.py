@@ -66,18 +66,17 @@ def test_a_window_that_is_not_finite_leaves_the_world_model_as_it_was(
 def test_a_loss_that_is_not_finite_leaves_the_behaviour_as_it_was(updates: str) -> None:
     agent = new_agent(updates)
     learn(agent, 1)
+    # What is kept are the tensors in use, after a load too.
+    agent.load_state_dict(copy.deepcopy(agent.state_dict()))
     before = state_of(agent, "behaviour")
-    slow = [name for name in before if "target" in name]
-    assert slow
+    assert any("target" in name for name in before)  # the slow critic is looked at
     head = agent.world_model.reward_head
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.fill_(float("nan"))
     metrics = learn(agent, 2)
     assert metrics["behaviour"]["not_applied"] == 1
-    found = different(state_of(agent, "behaviour"), before)
-    # The slow critic follows the critic whatever happens.
-    assert {*found} <= {*slow}
+    assert different(state_of(agent, "behaviour"), before) == []
     state = agent.learn_behaviour.modules.state_dict()
     assert all(value.isfinite().all() for value in state.values())
 

@@ -21,6 +21,7 @@ from drama_torchrl.record.checkpoint import CheckpointError
 __all__ = ["Chunk", "ReplayChunks", "checksum"]
 
 _RECORDS = 10_000
+_LEVEL = 3  # half the time of zlib's 6 on Atari frames, for a third more bytes
 _NAME = re.compile(r"\d{9}-\d{9}\.npz")
 
 
@@ -66,7 +67,7 @@ class ReplayChunks:
     """Writes what a replay buffer has received since the last time, and reads it all.
 
     A chunk is an ``.npz`` archive of one array per key, compressed by zlib: 100 000
-    transitions of Pong take about 15 MB, of Boxing 65 MB. Chunks are never changed;
+    transitions of Pong take about 20 MB, of Boxing 85 MB. Chunks are never changed;
     what the ring of the buffer has overwritten is dropped by :meth:`keep`.
 
     Args:
@@ -168,8 +169,13 @@ class ReplayChunks:
         columns = records.exclude("index").cpu().flatten_keys("/").to_dict()
         path = self.folder / Chunk(first, last, "").name
         buffer = io.BytesIO()
-        arrays = {key: value.numpy() for key, value in columns.items()}
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        # As np.savez_compressed, which leaves no choice of the level.
+        with zipfile.ZipFile(
+            buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL
+        ) as archive:
+            for key, value in columns.items():
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, value.numpy(), allow_pickle=False)
         with replacing(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
         return Chunk(first, last, checksum(path))

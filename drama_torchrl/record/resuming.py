@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from drama_torchrl.config import (
 )
 from drama_torchrl.parallel import rank
 from drama_torchrl.record.checkpoint import CheckpointError
+from drama_torchrl.record.lock import locked
 from drama_torchrl.record.manifest import Manifest
 from drama_torchrl.record.run_directory import RunDirectory
 
@@ -47,12 +49,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[DramaConfig, bool]:
     if not paths:
         return load_config(overrides=arguments), False
     run = RunDirectory(paths[-1])
-    if not run.unfinished:
-        got = "a finished run" if run.result.is_file() else "no run"
-        raise CheckpointError(
-            f"{_OPTION}{run.path}: expected the directory of a run that was "
-            f"interrupted, got {got}; name another one or start a new run."
-        )
+    _check_unfinished(run)
     overrides = [each for each in arguments if not _resumes(each)]
     before = asdict(read_config(run.config))
     config = config_from_dict(before, overrides)
@@ -60,30 +57,44 @@ def read_arguments(arguments: Sequence[str]) -> tuple[DramaConfig, bool]:
     return replace(config, run_dir=str(run.path)), True
 
 
-def open_run(config: DramaConfig, *, resumed: bool) -> RunDirectory:
-    """The directory of a run with its options, made by the first process if new.
+@contextmanager
+def open_run(config: DramaConfig, *, resumed: bool) -> Iterator[RunDirectory]:
+    """The directory of a run with its options, for this process and those with it.
+
+    The first process makes it if the run is new, and locks it.
 
     Args:
         config: the options.
         resumed: whether the run goes on.
 
+    Yields:
+        The directory; until the block ends no other process can open it.
+
     Raises:
         RunExistsError: if the run is new and its directory is not.
+        InUseError: if another process works on the run; nothing is changed.
+        CheckpointError: if the run goes on and has meanwhile been finished.
 
     Example:
         >>> import tempfile
         >>> config = DramaConfig(run_dir=f"{tempfile.mkdtemp()}/run")
-        >>> open_run(config, resumed=False).config.name
+        >>> with open_run(config, resumed=False) as run:
+        ...     run.config.name
         'config.yaml'
     """
     if rank() > 0:
-        return RunDirectory(config.run_path)
-    if resumed:
-        run = RunDirectory(config.run_path)
-        if config != read_config(run.config):
-            run.write_config(config)
-        return run
-    return RunDirectory.create(config.run_path, config)
+        yield RunDirectory(config.run_path)
+        return
+    if not resumed:
+        RunDirectory.create(config.run_path, config)
+    run = RunDirectory(config.run_path)
+    with locked(run.path):
+        if resumed:
+            # Again: whoever had the lock may have come to the end.
+            _check_unfinished(run)
+            if config != read_config(run.config):
+                run.write_config(config)
+        yield run
 
 
 def check_circumstances(
@@ -125,6 +136,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
+
+
+def _check_unfinished(run: RunDirectory) -> None:
+    if not run.unfinished:
+        got = "a finished run" if run.result.is_file() else "no run"
+        raise CheckpointError(
+            f"{_OPTION}{run.path}: expected the directory of a run that was "
+            f"interrupted, got {got}; name another one or start a new run."
+        )
 
 
 def _check_options(before: Mapping[str, Any], now: DramaConfig, where: Path) -> None:

@@ -55,8 +55,9 @@ class RunDirectory:
             run.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise _occupied(run.path, "a file", "choose another run_dir") from error
-        found = sorted(entry.name for entry in run.path.iterdir())
+        found = [entry.name for entry in run.path.iterdir()]
         if found:
+            found.sort(key=lambda name: (name.startswith("."), name))
             names = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
             remedy = "choose another run_dir or delete it"
             if run.unfinished:

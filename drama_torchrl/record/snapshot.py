@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torchrl.data import TensorDictReplayBuffer
 
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
-from drama_torchrl.record.atomic import (
-    remove_leftovers,
-    replacing,
-    sync_directory,
-)
+from drama_torchrl.record.atomic import remove_leftovers, replacing, sync_directory
 from drama_torchrl.record.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -34,14 +29,12 @@ from drama_torchrl.record.origin import find_versions
 from drama_torchrl.record.replay_chunks import ReplayChunks, checksum
 from drama_torchrl.record.resuming import check_circumstances
 from drama_torchrl.record.run_directory import RunDirectory
-from drama_torchrl.record.run_state import Mark, MovedByAStep, Stateful
-from drama_torchrl.record.stopping import how_to_go_on
+from drama_torchrl.record.run_state import Mark, Stateful
 from drama_torchrl.record.write_errors import Stop, WriteErrors
 
 __all__ = ["Snapshots", "discard_snapshots"]
 
 _AGENT, _LOOP = "agent.pt", "loop.pt"
-_T = TypeVar("_T")
 
 
 class Snapshots:
@@ -85,14 +78,16 @@ class Snapshots:
         self.parts: dict[str, Stateful] = {"journal": journal, **parts}
         self.keep = keep
         self.saved: int | None = None
-        self._marks: dict[str, Mark] = {}
-        self._torn = ""
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, past: Mapping[str, Mark] | None = None) -> None:
         """Write a checkpoint, unless that of this step is there already.
 
         Killed at any moment or out of room, it leaves the older checkpoints as they
         were.
+
+        Args:
+            step: environment steps of the run.
+            past: parts that are saved as they were, by name; the others as they are.
         """
         if step == self.saved:
             return
@@ -102,7 +97,7 @@ class Snapshots:
             _remove(final)
             _remove(folder)
             try:
-                self._write(step, folder)
+                self._write(step, folder, past or {})
                 folder.rename(final)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -111,63 +106,7 @@ class Snapshots:
             self.saved = step
             self._rotate(step)
 
-    def guard(self, transitions: Iterable[_T]) -> Iterator[_T]:
-        """Pass transitions on; if one fails to come, save the run as it was before it.
-
-        The environment may have broken in the middle of a step. What the step has
-        changed of the acting and of random states is not saved: the run goes on from
-        the last whole step. An update that was made while the environment stepped
-        stays; the step will make it again.
-
-        Args:
-            transitions: of the collector, one environment step each.
-
-        Raises:
-            Exception: as it came, with a note that says how the run goes on.
-        """
-        iterator = iter(transitions)
-        while True:
-            self._marks = {
-                name: part.mark()
-                for name, part in self.parts.items()
-                if isinstance(part, MovedByAStep)
-            }
-            try:
-                transition = next(iterator)
-            except StopIteration:
-                self._marks = {}
-                return
-            except Exception as error:
-                error.add_note(self._save_before_error())
-                raise
-            self._marks = {}
-            yield transition
-
-    def _save_before_error(self) -> str:
-        """Save the last whole step; say what became of it."""
-        step = self.journal.steps
-        try:
-            if step and not self._torn:  # at 0 nothing has happened yet
-                self.save(step)
-        # Whatever broke may keep the state from being read, too.
-        except Exception as problem:
-            self._torn = f"cannot be saved: {problem}"
-        go_on = how_to_go_on(self.run.path)
-        if self._torn:
-            kept = self.run.checkpoint_steps()[-1:] or "none"
-            return f"Step {step} {self._torn}; last checkpoint: {kept}; {go_on}"
-        return f"The run is saved as it was after step {step}; {go_on}"
-
-    @contextmanager
-    def indivisible(self) -> Iterator[None]:
-        """Change the agent; if the block breaks, what it leaves is never saved."""
-        try:
-            yield
-        except BaseException:
-            self._torn = "broke in the middle of an update"
-            raise
-
-    def _write(self, step: int, folder: Path) -> None:
+    def _write(self, step: int, folder: Path, past: Mapping[str, Mark]) -> None:
         folder.mkdir(parents=True)
         chunks = self.chunks.write()
         about = {
@@ -176,7 +115,7 @@ class Snapshots:
             "num_actions": self.agent.num_actions,
         }
         save_checkpoint(folder / _AGENT, about | self.agent.state_dict())
-        now: dict[str, Mark] = {**self.parts, **self._marks}
+        now: dict[str, Mark] = {**self.parts, **past}
         parts = {name: part.state_dict() for name, part in now.items()}
         save_tensors(folder / _LOOP, parts)
         Manifest(

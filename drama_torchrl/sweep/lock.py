@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from drama_torchrl.config import ConfigError
+from drama_torchrl.record.lock import InUseError, locked
 
 __all__ = ["claimed"]
 
@@ -39,20 +39,18 @@ def claimed(out: Path) -> Iterator[int]:
         ...         print(str(error).partition(": ")[2])
         expected no other sweep at work there, got one, or a run that it left...
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"out={out}: expected a directory that can be written to, got "
-            f"{error.strerror}; name another"
-        ) from error
-    with file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            out.mkdir(parents=True, exist_ok=True)
+            claim = stack.enter_context(locked(out))
+        except OSError as error:
+            raise ConfigError(
+                f"out={out}: expected a directory that can be written to, got "
+                f"{error.strerror}; name another"
+            ) from error
+        except InUseError as error:
             raise ConfigError(
                 f"out={out}: expected no other sweep at work there, got one, or a run "
                 "that it left behind; wait for it or name another directory"
             ) from error
-        yield file.fileno()
+        yield claim

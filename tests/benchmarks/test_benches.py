@@ -22,6 +22,7 @@ from benchmarks import (
     bench_recipe,
     bench_sampler,
     bench_ssd,
+    checkpoint_cost,
     dynamics_cases,
     imagination_cases,
     ssd_forms,
@@ -31,6 +32,7 @@ from drama_torchrl.config import load_config
 from drama_torchrl.factories import make_dynamics
 from drama_torchrl.modules import Dynamics
 from drama_torchrl.modules.ssd import ssd_quadratic
+from drama_torchrl.record.run_directory import RunDirectory
 
 REPOSITORY = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -46,7 +48,7 @@ def run(
     return report
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "report_speed"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "checkpoint_cost", "report_speed"])
 def test_help_shows_how_to_run_it(
     script: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +343,37 @@ def test_a_recipe_that_fails_is_quoted() -> None:
         bench_recipe.run_recipe(
             ["replay.capacity=1", "run_dir=nowhere"], 10, timeout=60.0, cache=None
         )
+
+
+@pytest.mark.slow
+def test_checkpoints_are_timed_in_a_run_and_weighed_on_disk(tmp_path: Path) -> None:
+    report = run(checkpoint_cost.main, tmp_path)
+    small, large = report["rows"]
+    assert (small["step"], large["step"]) == (200, 300)
+    assert small["new"] == large["new"] == report["checkpoint_every"] == 100
+    assert 0 < large["replay_seconds"] < large["seconds"] < 30
+    # Two agents with their optimisers, and some small frames.
+    assert 3 < small["disk_mb"] < large["disk_mb"] < 10
+    expected = report["seconds"] * report["steps_per_second"] / 100
+    assert report["share"] == pytest.approx(expected)
+
+
+def test_a_file_with_two_names_is_weighed_once(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    (directory.snapshots / "replay").mkdir(parents=True)
+    file = directory.snapshots / "replay" / "one"
+    file.write_bytes(bytes(1000))
+    file.with_name("two").hardlink_to(file)
+    assert checkpoint_cost.disk_bytes(directory) == 1000
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--sizes", "15000"], ["--sizes", "0"], ["--train", "1"]]
+)
+def test_checkpoints_that_would_not_be_made_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        checkpoint_cost.parse(arguments)
+    checkpoint_cost.parse(["--train", "1", "--steps-per-second", "60"])
 
 
 def test_steps_must_be_in_order() -> None:

@@ -53,6 +53,7 @@ def metrics_without_time(run: Path) -> list[dict[str, str]]:
 class TestFinishedRun:
     def test_it_leaves_these_files_and_no_others(self, finished_run: Path) -> None:
         assert {name for name in all_bytes(finished_run) if "evalu" not in name} == {
+            ".lock",
             "config.yaml",
             "metrics.csv",
             "episodes.csv",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -80,6 +81,29 @@ def test_a_signal_ends_the_step_and_says_how_to_go_on(
     )
     assert newest(run).is_dir()
     assert not (run / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_at_work_is_refused_to_others_and_goes_on_untouched(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    process = start(*run_options(run, *OPTIONS, "training.total_steps=100000"))
+    wait_for_snapshot(process, run)
+    other = start(f"resume={run}", "log.every=9")
+    _, errors = other.communicate(timeout=60)
+    assert other.returncode == 1
+    (line,) = errors.splitlines()
+    assert line.startswith(f"error: {run}: expected no other process at work there")
+    assert f"got process {process.pid} on host {platform.node()};" in line
+    assert "every: 4" in (run / "config.yaml").read_text()
+    process.kill()
+    process.communicate()
+    last = start(f"resume={run}")
+    wait_for_snapshot(last, run)
+    last.send_signal(signal.SIGTERM)
+    _, errors = last.communicate(timeout=60)
+    assert last.returncode == 75, errors
 
 
 def test_a_finished_run_says_so(finished_run: Path) -> None:

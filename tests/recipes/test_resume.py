@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from drama_torchrl.record.stopping import RunStopped
+from tests.reference.stopped_run import stopped_and_whole
 from tests.reference.stopping import (
     CrashAfter,
     CrashError,
@@ -57,3 +58,10 @@ def test_a_run_that_crashes_and_stops_ends_as_an_undisturbed_one(
                 run_training(arguments, SignalAfter(steps))
     run_training([f"resume={broken}"])
     assert different(remains(broken), remains(whole)) == []
+
+
+@pytest.mark.slow
+def test_another_process_goes_on_as_the_first_would_have(tmp_path: Path) -> None:
+    options = ("execution.device=cpu", "execution.deterministic=true")
+    stopped, whole = stopped_and_whole(tmp_path, *options)
+    assert different(remains(stopped), remains(whole)) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -76,6 +77,27 @@ def test_an_old_chunk_is_neither_changed_nor_written_again(tmp_path: Path) -> No
         "000000004-000000006.npz",
     ]
     assert (tmp_path / first.name).read_bytes() == b""
+
+
+def test_any_archive_of_the_same_arrays_is_read(tmp_path: Path) -> None:
+    replay = buffer()
+    chunks = ReplayChunks(tmp_path, replay)
+    replay.extend(transitions(0, 4))
+    (chunk,) = chunks.write()
+    path = tmp_path / chunk.name
+    with np.load(path) as archive:
+        arrays = {key: archive[key] for key in archive}
+    path.unlink()
+    np.savez_compressed(path, allow_pickle=False, **arrays)  # another level
+    assert (chunks.load(chunk) == transitions(0, 4)).all()
+
+
+def test_frames_that_repeat_take_little_room(tmp_path: Path) -> None:
+    replay = TensorDictReplayBuffer(storage=LazyTensorStorage(500))
+    frame = torch.randint(256, (3, 16, 16)).to(torch.uint8)
+    replay.extend(TensorDict({"pixels": frame.expand(500, 3, 16, 16)}, [500]))
+    (chunk,) = ReplayChunks(tmp_path, replay).write()
+    assert (tmp_path / chunk.name).stat().st_size < 0.02 * 500 * frame.numel()
 
 
 def test_overwritten_chunks_are_dropped_and_only_named_files_kept(

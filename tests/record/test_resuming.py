@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from drama_torchrl.config import ConfigError, load_config, read_config
 from drama_torchrl.record.checkpoint import CheckpointError
+from drama_torchrl.record.lock import InUseError
 from drama_torchrl.record.resuming import differences, open_run, read_arguments
 from drama_torchrl.record.run_directory import RunDirectory
 
@@ -25,7 +27,8 @@ def test_a_run_goes_on_with_its_own_options(run: RunDirectory) -> None:
     assert resumed
     assert config.run_path == run.path
     assert (config.seed, config.env.game, config.preset) == (7, "Pong", "quick")
-    assert open_run(config, resumed=True).path == run.path
+    with open_run(config, resumed=True) as opened:
+        assert opened.path == run.path
 
 
 def test_options_beside_it_change_them(run: RunDirectory) -> None:
@@ -40,8 +43,8 @@ def test_options_that_may_change_are_those_of_the_run_from_then_on(
 ) -> None:
     options = ["log.every=9", "evaluation.episodes=3", "training.max_minutes=5"]
     config, _ = read_arguments([f"resume={run.path}", *options])
-    open_run(config, resumed=True)
-    assert read_config(run.config) == config
+    with open_run(config, resumed=True):
+        assert read_config(run.config) == config
 
 
 @pytest.mark.parametrize("option", ["env.game=Krull", "execution.compile=true"])
@@ -65,6 +68,40 @@ def test_a_finished_run_does_not_go_on(run: RunDirectory) -> None:
         read_arguments([f"resume={run.path}"])
     run.snapshots.mkdir()  # out of time, or killed while it was scored
     assert read_arguments([f"resume={run.path}"])[1]
+
+
+def test_a_run_that_was_finished_meanwhile_is_not_begun_again(
+    run: RunDirectory,
+) -> None:
+    config, resumed = read_arguments([f"resume={run.path}"])
+    run.write_result({})
+    with (
+        pytest.raises(CheckpointError, match="interrupted, got a finished run"),
+        open_run(config, resumed=resumed),
+    ):
+        pass
+
+
+def test_a_run_is_open_once_and_its_options_stay(run: RunDirectory) -> None:
+    config, _ = read_arguments([f"resume={run.path}"])
+    other, _ = read_arguments([f"resume={run.path}", "log.every=9"])
+    with (
+        open_run(config, resumed=True),
+        pytest.raises(InUseError, match=f"{os.getpid()} on host"),
+        open_run(other, resumed=True),
+    ):
+        pass
+    assert read_config(run.config).log.every == CONFIG.log.every
+    with open_run(other, resumed=True):
+        assert read_config(run.config).log.every == 9
+
+
+def test_a_new_run_is_its_process_alone(tmp_path: Path) -> None:
+    config = load_config("quick", [f"run_dir={tmp_path / 'new'}"])
+    with open_run(config, resumed=False) as new:
+        again, resumed = read_arguments([f"resume={new.path}"])
+        with pytest.raises(InUseError), open_run(again, resumed=resumed):
+            pass
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -72,10 +72,12 @@ def run_training(arguments: Sequence[str], *transforms: Transform) -> None:
     for transform in transforms:
         env.append_transform(transform)
     try:
-        run = open_run(config, resumed=resumed)
-        num_actions = env.action_spec.shape[-1]
-        agent = make_agent(config, num_actions, make_device("cpu"))
-        train(config, agent, env, run)
+        with open_run(config, resumed=resumed) as run:
+            num_actions = env.action_spec.shape[-1]
+            agent = make_agent(
+                config, num_actions, make_device(config.execution.device)
+            )
+            train(config, agent, env, run)
     finally:
         env.close()
 
