@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from drama_torchrl.config import ConfigError
 
-__all__ = ["claimed"]
+__all__ = ["claimed", "is_written", "read_claim"]
 
 
 @contextmanager
@@ -26,7 +29,8 @@ def claimed(out: Path) -> Iterator[int]:
         The file descriptor of ``out/.lock``.
 
     Raises:
-        ConfigError: if the directory is claimed, or cannot be made.
+        ConfigError: if the directory is claimed, or cannot be made, or if its file
+            system has no locks.
 
     Example:
         >>> import tempfile
@@ -41,7 +45,7 @@ def claimed(out: Path) -> Iterator[int]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("w")
+        file = (out / ".lock").open("a+")
     except OSError as error:
         raise ConfigError(
             f"out={out}: expected a directory that can be written to, got "
@@ -55,4 +59,58 @@ def claimed(out: Path) -> Iterator[int]:
                 f"out={out}: expected no other sweep at work there, got one, or a run "
                 "that it left behind; wait for it or name another directory"
             ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"out={out}: expected a file system with locks (flock), got "
+                f"{error.strerror}; name a directory on another"
+            ) from error
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} {os.getpid()} {uuid4()}\n")
+        file.flush()
+        os.fsync(file.fileno())  # other machines look for it
         yield file.fileno()
+
+
+def read_claim(out: Path) -> str:
+    """What the sweep that claimed a directory wrote there; never twice the same.
+
+    Args:
+        out: the directory.
+
+    Example:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp())
+        >>> with claimed(out):
+        ...     first = read_claim(out)
+        >>> with claimed(out):
+        ...     read_claim(out) == first
+        False
+    """
+    return (out / ".lock").read_text()
+
+
+def is_written(log: Path) -> bool:
+    """Whether a run that locks its log still writes there, on any machine.
+
+    Args:
+        log: which need not exist.
+
+    Example:
+        >>> import tempfile
+        >>> log = Path(tempfile.mkdtemp(), "Pong-seed1.log")
+        >>> is_written(log)
+        False
+        >>> with log.open("ab") as file:
+        ...     fcntl.flock(file, fcntl.LOCK_EX)
+        ...     is_written(log)
+        True
+    """
+    try:
+        # To write: a network file system gives exclusive locks on nothing less.
+        with log.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
