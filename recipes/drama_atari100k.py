@@ -130,8 +130,13 @@ def train(
                 logged = step % config.log.every < config.training.steps_per_update
                 if metrics and logged:
                     row = journal.metrics(step, metrics)
-                    limit = config.training.max_lost_updates
-                    stop_if_diverged(run, step, row, batches, limit=limit)
+                    stop_if_diverged(
+                        run,
+                        step,
+                        row,
+                        batches,
+                        limit=config.training.max_lost_updates,
+                    )
                 metrics.clear()
                 batches.clear()
                 with write_errors.during("a film"):

@@ -1,10 +1,13 @@
-"""Train Drama on any set of games and seeds: one process per GPU at a time.
+"""Train Drama on any set of games and seeds, on a machine or a cluster.
 
     python recipes/sweep_atari100k.py games=Boxing,Pong seeds=1,2,3 out=runs/sweep
 
 ``games=all`` are the 26 of Atari100k. ``per_gpu=2`` packs two runs on each visible GPU;
-without a GPU, ``workers=2`` runs two on the CPU. Every other option goes to each run
-(``preset=s``, ``execution.compile=true``; ``drama_torchrl/options.py`` lists them).
+without a GPU, ``workers=2`` runs two on the CPU. ``cluster=ray`` runs them on a Ray
+cluster (``ray_address``, ``auto`` by default), each with 1 GPU (or ``1/per_gpu``) and
+``cpus`` CPUs (1); ``out`` must then be on a file system that all nodes share. Every
+other option goes to each run (``preset=s``, ``execution.compile=true``;
+``drama_torchrl/options.py`` lists them).
 
 A run's directory is ``out/<game>-seed<seed>``, and what it prints is in the ``.log``
 beside it; ``out/sweep.json`` says how all runs stand. The same command again continues:
@@ -20,8 +23,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from drama_torchrl.factories import check_environment
-from drama_torchrl.sweep import conduct, find_slots, format_rows, make_plan
+from drama_torchrl.sweep import conduct, format_rows, make_backend, make_plan
 
 RECIPE = Path(__file__).with_name("drama_atari100k.py")
 
@@ -29,13 +31,10 @@ RECIPE = Path(__file__).with_name("drama_atari100k.py")
 def main(arguments: Sequence[str]) -> int:
     """Run the sweep and say how it went; return the exit code."""
     plan = make_plan(arguments)
-    check_environment(plan.runs[0].config)
-    slots = find_slots(plan)
     say = partial(print, flush=True)
-    places = ", ".join(dict.fromkeys(slot.name for slot in slots))
-    say(f"{len(plan.runs)} runs, {len(slots)} at once on {places}, in {plan.out}")
-
-    rows = conduct(plan, slots, RECIPE, say=say)
+    with make_backend(plan) as backend:
+        say(f"{len(plan.runs)} runs, {backend.places}, in {plan.out}")
+        rows = conduct(plan, backend.run_commands, RECIPE, say=say)
     say("\n".join(["", *format_rows(rows)]))
     again = f"python recipes/{Path(__file__).name} {shlex.join(arguments)}"
     if any(row.state in ("stopped", "waiting") for row in rows):

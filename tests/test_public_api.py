@@ -236,7 +236,7 @@ class TestDependencies:
     def test_components_know_nothing_of_what_is_built_from_them(
         self, name: str
     ) -> None:
-        known = (*COMPONENTS, "kernels", "parallel", "streams")
+        known = (*COMPONENTS, "kernels", "parallel", "precision", "streams")
         assert [each for each in IMPORTS[name] if not within(each, *known)] == []
 
     @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "modules")])

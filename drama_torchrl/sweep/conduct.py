@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from drama_torchrl.sweep.local import Command, interruptible, run_commands
-from drama_torchrl.sweep.lock import claimed
-from drama_torchrl.sweep.plan import Plan
+from drama_torchrl.config import ConfigError
+from drama_torchrl.sweep.backend import RunCommands
+from drama_torchrl.sweep.local import Command, interruptible
+from drama_torchrl.sweep.lock import claimed, is_written
+from drama_torchrl.sweep.plan import Plan, PlannedRun
 from drama_torchrl.sweep.runs import can_go_on, is_complete, move_aside
 from drama_torchrl.sweep.slots import Slot
 from drama_torchrl.sweep.summary import (
@@ -25,7 +27,7 @@ __all__ = ["conduct"]
 
 def conduct(
     plan: Plan,
-    slots: Sequence[Slot],
+    run_commands: RunCommands,
     recipe: Path,
     *,
     say: Callable[[str], None],
@@ -35,7 +37,7 @@ def conduct(
 
     Args:
         plan: the runs.
-        slots: where they may run.
+        run_commands: runs them somewhere, from :func:`make_backend`.
         recipe: the script that trains one agent.
         say: takes lines about how the sweep stands.
         every: seconds between them.
@@ -45,12 +47,14 @@ def conduct(
         sweep was interrupted.
 
     Raises:
-        ConfigError: if another sweep works in the same directory, or if a run is
-            complete there with other options; nothing is started.
+        ConfigError: if another sweep works in the same directory, if a run that it
+            left behind still ends there, or if a run is complete there with other
+            options; nothing is started.
     """
     with claimed(plan.out) as lock, interruptible():
         skipped = {run.name for run in plan.runs if is_complete(run)}
         pending = {run.name: run for run in plan.runs if run.name not in skipped}
+        _refuse_left_behind(pending.values())
 
         def look(running: Mapping[str, Slot], outcomes: Mapping[str, str]) -> list[Row]:
             return [
@@ -68,22 +72,19 @@ def conduct(
             if news:
                 say("\n".join(["", *format_rows(news), count_states(rows)]))
 
-        resumed = {name for name, run in pending.items() if can_go_on(run)}
-        commands = []
-        for name, run in pending.items():
-            arguments = run.resuming if name in resumed else run.overrides
-            words = [sys.executable, str(recipe), *arguments]
-            commands.append(Command(name, words, run.log))
-
-        def make_room(name: str) -> None:
-            if name not in resumed:
-                move_aside(pending[name])
+        def prepare(name: str) -> Command:
+            run = pending[name]
+            if can_go_on(run):
+                arguments = run.resuming
+            else:
+                move_aside(run)
+                arguments = run.overrides
+            return Command(name, [sys.executable, str(recipe), *arguments], run.log)
 
         try:
             outcomes = run_commands(
-                commands,
-                slots,
-                prepare=make_room,
+                [*pending],
+                prepare=prepare,
                 watch=watch,
                 keep_open=[lock],
                 every=every,
@@ -96,3 +97,14 @@ def conduct(
             ]
             write_summary(rows, plan.out / "sweep.json")
         return rows
+
+
+def _refuse_left_behind(runs: Iterable[PlannedRun]) -> None:
+    """Of a sweep on a cluster that was killed; it takes its runs a while to stop."""
+    for run in runs:
+        if is_written(run.log):
+            raise ConfigError(
+                f"out={run.path.parent}: expected {run.name} to have ended, got one "
+                "that an earlier sweep left behind; it has been told to stop, so try "
+                "again in a minute"
+            )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from drama_torchrl.sweep.slots import Slot
 
-__all__ = ["Command", "interruptible", "run_commands"]
+__all__ = ["Command", "Watch", "describe_exit", "interruptible", "run_commands"]
 
 _POLL_SECONDS = 0.1
 
@@ -40,15 +40,15 @@ class _Running(NamedTuple):
     process: subprocess.Popen[bytes]
 
 
-_Watch = Callable[[Mapping[str, Slot], Mapping[str, str]], None]
+Watch = Callable[[Mapping[str, Slot], Mapping[str, str]], None]
 
 
 def run_commands(
-    commands: Sequence[Command],
+    names: Sequence[str],
     slots: Sequence[Slot],
     *,
-    prepare: Callable[[str], None],
-    watch: _Watch,
+    prepare: Callable[[str], Command],
+    watch: Watch,
     keep_open: Sequence[int] = (),
     every: float = 10.0,
     patience: float = 30.0,
@@ -59,10 +59,10 @@ def run_commands(
     gets an interrupt and time to end by itself.
 
     Args:
-        commands: what to run.
+        names: of the commands.
         slots: where; at most one command in each at a time.
-        prepare: called with a command's name before it starts; an ``OSError`` that it
-            raises makes that command fail.
+        prepare: gives a command by its name, just before it starts; an ``OSError``
+            that it raises makes that command fail.
         watch: called with the slots of the running commands and the outcomes of those
             that ended, by name: when a command ends, and in between.
         keep_open: file descriptors that the commands inherit, such as a lock's.
@@ -75,18 +75,16 @@ def run_commands(
     Example:
         >>> import sys, tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> commands = [
-        ...     Command(str(code), [sys.executable, "-c", f"exit({code})"],
-        ...             folder / f"{code}.log")
-        ...     for code in (0, 3)
-        ... ]
+        >>> def exit_with(code: str) -> Command:
+        ...     words = [sys.executable, "-c", f"exit({code})"]
+        ...     return Command(code, words, folder / f"{code}.log")
         >>> run_commands(
-        ...     commands, [Slot("CPU", {})],
-        ...     prepare=lambda name: None, watch=lambda running, outcomes: None,
+        ...     ["0", "3"], [Slot("CPU", {})],
+        ...     prepare=exit_with, watch=lambda running, outcomes: None,
         ... )
         {'0': '', '3': 'exit code 3'}
     """
-    waiting, free = deque(commands), deque(slots)
+    waiting, free = deque(names), deque(slots)
     running: list[_Running] = []
     outcomes: dict[str, str] = {}
     due = 0.0
@@ -96,16 +94,15 @@ def run_commands(
             for each in ended:
                 running.remove(each)
                 free.append(each.slot)
-                outcomes[each.name] = _describe(each.process.returncode)
+                outcomes[each.name] = describe_exit(each.process.returncode)
             while waiting and free:
-                command = waiting.popleft()
+                name = waiting.popleft()
                 try:
-                    prepare(command.name)
-                    process = _start(command, free[0], keep_open)
+                    process = _start(prepare(name), free[0], keep_open)
                 except OSError as error:
-                    outcomes[command.name] = f"could not start: {error}"
+                    outcomes[name] = f"could not start: {error}"
                     continue
-                running.append(_Running(command.name, free.popleft(), process))
+                running.append(_Running(name, free.popleft(), process))
             if ended or time.monotonic() >= due:
                 watch({each.name: each.slot for each in running}, outcomes)
                 due = time.monotonic() + every
@@ -171,7 +168,16 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]], patience: float) -> None
             process.wait()
 
 
-def _describe(code: int) -> str:
+def describe_exit(code: int) -> str:
+    """Say how a program failed; empty if it did not.
+
+    Args:
+        code: as `subprocess` gives it: negative for the signal that ended it.
+
+    Example:
+        >>> describe_exit(3), describe_exit(-9), describe_exit(0)
+        ('exit code 3', 'killed by SIGKILL', '')
+    """
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return f"exit code {code}" if code else ""

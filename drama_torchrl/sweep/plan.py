@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,11 @@ from drama_torchrl.record.scores import reference_scores
 
 __all__ = ["Plan", "PlannedRun", "make_plan", "parse_games"]
 
+_OWN = (
+    *("games", "seeds", "out", "workers", "per_gpu"),
+    *("cluster", "ray_address", "cpus"),
+)
+_PLACE_OF_KEY = {"workers": "local", "ray_address": "ray", "cpus": "ray"}
 _SET_BY_THE_SWEEP = {
     "env.game": "games=Boxing,Pong",
     "seed": "seeds=1,2,3",
@@ -71,12 +76,18 @@ class Plan:
         out: directory of all runs, logs and the summary.
         workers: processes at once on a CPU; ``None`` where it was not said.
         per_gpu: processes at once on each GPU; ``None`` where it was not said.
+        cluster: ``"local"`` (this machine) or ``"ray"``.
+        ray_address: of the Ray cluster; ``None`` where it was not said.
+        cpus: CPUs of each run on a cluster; ``None`` where it was not said.
     """
 
     runs: tuple[PlannedRun, ...]
     out: Path
     workers: int | None
     per_gpu: int | None
+    cluster: str
+    ray_address: str | None
+    cpus: int | None
 
 
 def make_plan(arguments: Sequence[str]) -> Plan:
@@ -84,7 +95,8 @@ def make_plan(arguments: Sequence[str]) -> Plan:
 
     Args:
         arguments: ``key=value``. ``games`` and ``seeds`` (both expected), ``out``,
-            ``workers`` and ``per_gpu`` are the sweep's; the others go to every run.
+            ``workers``, ``per_gpu``, ``cluster``, ``ray_address`` and ``cpus`` are the
+            sweep's; the others go to every run.
 
     Returns:
         The runs, each with its checked options.
@@ -107,6 +119,9 @@ def make_plan(arguments: Sequence[str]) -> Plan:
     out = Path(own.get("out") or "runs/sweep")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out={out}: expected a directory, got a file; name another")
+    cluster = _parse_cluster(own)
+    if cluster != "local":
+        out = out.absolute()  # the other machines know no working directory
     games, seeds = parse_games(own["games"]), _parse_seeds(own["seeds"])
     return Plan(
         runs=tuple(
@@ -115,6 +130,9 @@ def make_plan(arguments: Sequence[str]) -> Plan:
         out=out,
         workers=_parse_count("workers", own.get("workers")),
         per_gpu=_parse_count("per_gpu", own.get("per_gpu")),
+        cluster=cluster,
+        ray_address=own.get("ray_address") or None,
+        cpus=_parse_count("cpus", own.get("cpus")),
     )
 
 
@@ -152,7 +170,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     for argument in arguments:
         key, _, value = argument.partition("=")
         key = key.strip()
-        if key in ("games", "seeds", "out", "workers", "per_gpu"):
+        if key in _OWN:
             own[key] = value.strip()
         elif key in _SET_BY_THE_SWEEP:
             raise ConfigError(
@@ -188,6 +206,19 @@ def _plan_run(game: str, seed: str, out: Path, passed_on: Sequence[str]) -> Plan
 
 def _parse_seeds(text: str) -> list[str]:
     return list(dict.fromkeys(_words(text)))
+
+
+def _parse_cluster(own: Mapping[str, str]) -> str:
+    cluster = own.get("cluster") or "local"
+    if cluster not in ("local", "ray"):
+        raise ConfigError(f"cluster: expected local or ray, got {cluster!r}")
+    for key, place in _PLACE_OF_KEY.items():
+        if key in own and cluster != place:
+            raise ConfigError(
+                f"{key}: expected with cluster={place} alone, got {key}={own[key]} "
+                f"with cluster={cluster}; leave it out"
+            )
+    return cluster
 
 
 def _words(text: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,12 @@ def python(folder: Path, name: str, code: str) -> Command:
     return Command(name, [sys.executable, "-S", "-c", code], folder / f"{name}.log")
 
 
-def nothing(name: str) -> None: ...
+def names_of(commands: Sequence[Command]) -> list[str]:
+    return [command.name for command in commands]
+
+
+def one_of(commands: Sequence[Command]) -> Callable[[str], Command]:
+    return {command.name: command for command in commands}.__getitem__
 
 
 def unseen(running: Mapping[str, Slot], outcomes: Mapping[str, str]) -> None: ...
@@ -49,9 +54,9 @@ def test_no_more_run_at_once_than_there_are_slots(tmp_path: Path, workers: int) 
     commands = [python(tmp_path, f"{i}", SPAN) for i in range(4)]
     seen: list[int] = []
     outcomes = run_commands(
-        commands,
+        names_of(commands),
         cpu_slots(workers),
-        prepare=nothing,
+        prepare=one_of(commands),
         watch=lambda running, _: seen.append(len(running)),
         every=0.0,
     )
@@ -74,7 +79,11 @@ def test_a_freed_slot_is_used_again_and_none_is_shared(tmp_path: Path) -> None:
         assert len(set(names)) == len(names)
 
     run_commands(
-        commands, gpu_slots(["7", "4"], 1), prepare=nothing, watch=watch, every=0.0
+        names_of(commands),
+        gpu_slots(["7", "4"], 1),
+        prepare=one_of(commands),
+        watch=watch,
+        every=0.0,
     )
     assert [text(command) for command in commands[:2]] == ["7\n", "4\n"]
     assert {text(command) for command in commands} == {"7\n", "4\n"}
@@ -82,10 +91,6 @@ def test_a_freed_slot_is_used_again_and_none_is_shared(tmp_path: Path) -> None:
 
 def test_a_command_that_fails_stops_no_other(tmp_path: Path) -> None:
     (tmp_path / "no_log.log").mkdir()
-
-    def prepare(name: str) -> None:
-        if name == "no_room":
-            raise PermissionError("no room")
 
     commands = [
         python(tmp_path, "code", "print('out'); raise SystemExit(4)"),
@@ -95,7 +100,15 @@ def test_a_command_that_fails_stops_no_other(tmp_path: Path) -> None:
         python(tmp_path, "killed", "import os; os.kill(os.getpid(), 9)"),
         python(tmp_path, "good", "print(2)"),
     ]
-    outcomes = run_commands(commands, cpu_slots(2), prepare=prepare, watch=unseen)
+
+    def prepare(name: str) -> Command:
+        if name == "no_room":
+            raise PermissionError("no room")
+        return one_of(commands)(name)
+
+    outcomes = run_commands(
+        names_of(commands), cpu_slots(2), prepare=prepare, watch=unseen
+    )
     assert outcomes.pop("missing").startswith("could not start: [Errno 2]")
     assert outcomes.pop("no_log").startswith("could not start: [Errno 21]")
     assert outcomes == {
@@ -122,7 +135,9 @@ def test_an_interrupt_lets_commands_end_by_themselves_and_starts_no_more(
     thread = threading.Thread(target=interrupt_when_up, args=(commands[0], number))
     thread.start()
     with pytest.raises(KeyboardInterrupt), interruptible():
-        run_commands(commands, cpu_slots(1), prepare=nothing, watch=unseen)
+        run_commands(
+            names_of(commands), cpu_slots(1), prepare=one_of(commands), watch=unseen
+        )
     thread.join()
     assert text(commands[0]) == "up\nbye\n"
     assert not commands[1].log.exists()
@@ -141,9 +156,9 @@ def test_a_command_that_does_not_listen_is_killed(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_commands(
-            [command],
+            [command.name],
             cpu_slots(1),
-            prepare=nothing,
+            prepare=one_of([command]),
             watch=watch,
             every=0.0,
             patience=0.2,
@@ -162,7 +177,12 @@ def test_ctrl_c_works_again_where_a_shell_had_switched_it_off(tmp_path: Path) ->
         )
         thread.start()
         with pytest.raises(KeyboardInterrupt), interruptible():
-            run_commands([command], cpu_slots(1), prepare=nothing, watch=unseen)
+            run_commands(
+                [command.name],
+                cpu_slots(1),
+                prepare=one_of([command]),
+                watch=unseen,
+            )
         thread.join()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:

@@ -38,9 +38,9 @@ def test_the_runs_of_a_sweep_inherit_the_claim(tmp_path: Path) -> None:
     with claimed(tmp_path) as lock:
         words = [sys.executable, "-S", "-c", f"import os; os.fstat({lock})"]
         outcomes = run_commands(
-            [Command("run", words, tmp_path / "run.log")],
+            ["run"],
             cpu_slots(1),
-            prepare=lambda name: None,
+            prepare=lambda name: Command(name, words, tmp_path / "run.log"),
             watch=lambda running, outcomes: None,
             keep_open=[lock],
         )

@@ -46,6 +46,16 @@ def test_all_games_are_the_26_with_a_score_in_the_paper() -> None:
     assert parse_games("Enduro,all,Pong") == ["Enduro", *games]
 
 
+def test_a_cluster_is_told_where_the_directory_is_wherever_the_sweep_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (run,) = make_plan(["games=Pong", "seeds=1", "cluster=ray"]).runs
+    assert run.path == tmp_path / "runs" / "sweep" / "Pong-seed1"
+    assert f"run_dir={run.path}" in run.overrides
+    assert run.log == run.path.with_suffix(".log")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -63,6 +73,14 @@ def test_all_games_are_the_26_with_a_score_in_the_paper() -> None:
         (["games=Pong", "seeds=1", "log.progress=true"], "log.progress: expected"),
         (["games=Pong", "seeds=1", "workers=0"], "workers: expected a whole number"),
         (["games=Pong", "seeds=1", "per_gpu=two"], "per_gpu: .* got 'two'"),
+        (["games=Pong", "seeds=1", "cluster=slurm"], "cluster: expected local or ray"),
+        (["games=Pong", "seeds=1", "cpus=2"], "cpus: expected with cluster=ray alone"),
+        (["games=Pong", "seeds=1", "ray_address=a:1"], "ray_address: expected with"),
+        (["games=Pong", "seeds=1", "cluster=ray", "cpus=0"], "cpus: expected a whole"),
+        (
+            ["games=Pong", "seeds=1", "cluster=ray", "workers=2"],
+            "workers: expected with cluster=local alone, got workers=2",
+        ),
         (["games=Pong", "seeds=1", "out=a # b"], "out=a # b: expected a path that"),
         (["games=Pong", "seeds=1", f"out={__file__}"], "expected a directory, got a"),
     ],
