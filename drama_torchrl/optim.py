@@ -146,7 +146,8 @@ class LaProp(torch.optim.Optimizer):
         moved = one if applied is None else applied.to(one.dtype)
         if applied is not None:
             grads = [torch.where(applied, grad, 0.0) for grad in grads]
-        torch._foreach_add_(steps, moved)
+        # A list: adding one scalar tensor to all reads it on the host first.
+        torch._foreach_add_(steps, [moved] * len(steps))
         # 1 - βᵗ, for each parameter's own t; t is 0 if no step was ever applied.
         times = torch._foreach_clamp_min(steps, 1.0)
         correction1 = torch._foreach_pow(beta1, times)

@@ -13,11 +13,17 @@ backward reads x and dy for the two sums and again to write dx: z, s and x̂ are
 to compute again than to keep. All four passes move 8·M·C elements. Sums are float32 and
 in a fixed order, so that results repeat to the bit.
 
+Rows of y and dy may lie in another order than those of x and dx (``swap``), which is
+free where each is read and written anyway: a map's result becomes the map's blocks.
+
 Between the passes lie the [C] vectors that GPUs sharing a batch would combine: (count,
 mean, M2) in ``batch_norm_silu_fused``, (Σ dz, Σ dz · x̂) in its gradient.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +49,7 @@ def batch_norm_silu(
     *,
     momentum: float,
     eps: float,
+    swap: Sequence[int] = (1, 1, 1),
 ) -> Tensor:
     """SiLU(BatchNorm(x)) in training mode, fused where the GPU and dtype allow.
 
@@ -57,12 +64,15 @@ def batch_norm_silu(
         running_var: ``[C]``, moved in place towards the unbiased variance.
         momentum: share of the new statistics in the running ones, in [0, 1].
         eps: added to the variance.
+        swap: (P, Q, R): rows that x holds as ``[·, P, Q, R]`` are returned as
+            ``[·, Q, P, R]``; their product divides M. (1, 1, 1) leaves them in place.
 
     Returns:
         ``[M, C]`` in the dtype of ``x``.
 
     Raises:
-        ValueError: if a shape, the dtype or the memory layout of ``x`` is another.
+        ValueError: if a shape, the dtype, the memory layout of ``x`` or ``swap`` is
+            another.
 
     Example:
         >>> import torch
@@ -75,10 +85,18 @@ def batch_norm_silu(
         (torch.Size([64, 16]), True)
     """
     _check(x, weight, bias, running_mean, running_var)
+    _check_rows(x, swap)
     fused = x.is_cuda and x.dtype in _FUSED_DTYPES and triton is not None
     compute = batch_norm_silu_fused if fused else batch_norm_silu_reference
     return compute(
-        x, weight, bias, running_mean, running_var, momentum=momentum, eps=eps
+        x,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        momentum=momentum,
+        eps=eps,
+        swap=swap,
     )
 
 
@@ -91,12 +109,13 @@ def batch_norm_silu_reference(
     *,
     momentum: float,
     eps: float,
+    swap: Sequence[int] = (1, 1, 1),
 ) -> Tensor:
     """:func:`batch_norm_silu` in plain torch, on any device."""
     z = F.batch_norm(
         x, running_mean, running_var, weight, bias, True, momentum=momentum, eps=eps
     )
-    return F.silu(z)
+    return F.silu(z).unflatten(0, (-1, *swap)).transpose(1, 2).reshape(x.shape)
 
 
 def batch_norm_silu_fused(
@@ -108,6 +127,7 @@ def batch_norm_silu_fused(
     *,
     momentum: float,
     eps: float,
+    swap: Sequence[int] = (1, 1, 1),
 ) -> Tensor:
     """:func:`batch_norm_silu` by the kernels, also inside ``torch.compile``.
 
@@ -119,9 +139,8 @@ def batch_norm_silu_fused(
     with torch.no_grad():
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((m2 / (count - 1)).to(running_var.dtype), momentum)
-    return normalise_silu(
-        x, mean, m2 / count, weight.contiguous(), bias.contiguous(), eps
-    )
+    vectors = (mean, m2 / count, weight.contiguous(), bias.contiguous())
+    return normalise_silu(x, *vectors, eps, swap)
 
 
 def _check(x: Tensor, *vectors: Tensor) -> None:
@@ -140,4 +159,13 @@ def _check(x: Tensor, *vectors: Tensor) -> None:
             f"batch_norm_silu expected weight, bias and running statistics [C] = "
             f"[{x.shape[1]}], got {[list(vector.shape) for vector in vectors]}: "
             "take them from a BatchNorm over as many channels"
+        )
+
+
+def _check_rows(x: Tensor, swap: Sequence[int]) -> None:
+    if len(swap) != 3 or min(swap) < 1 or x.shape[0] % math.prod(swap):
+        raise ValueError(
+            f"batch_norm_silu expected swap (P, Q, R) whose product divides the "
+            f"{x.shape[0]} rows of x, got {tuple(swap)}: give the sizes that the rows "
+            "unflatten to, or (1, 1, 1) to leave them in place"
         )

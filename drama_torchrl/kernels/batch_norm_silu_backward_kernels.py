@@ -1,9 +1,13 @@
-"""Kernels of the backward passes: two sums a channel, and the input's gradient."""
+"""Kernels of the backward passes: two sums a channel, and the input's gradient.
+
+Rows of dy lie where forward put those of y, rows of dx where those of x lie.
+"""
 
 from __future__ import annotations
 
 from drama_torchrl.kernels.batch_norm_silu_forward_kernels import (
     coefficients,
+    result_places,
     tile_places,
 )
 from drama_torchrl.kernels.optional_triton import jit, tl
@@ -39,6 +43,9 @@ def gradient_sums_kernel(
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     STAGES: tl.constexpr,
+    OUTER: tl.constexpr,
+    INNER: tl.constexpr,
+    UNIT: tl.constexpr,
 ) -> None:
     """Writes each program's Σ dz and Σ dz · x̂: partials [2, programs, C]."""
     program, programs = tl.program_id(0), tl.num_programs(0)
@@ -51,8 +58,9 @@ def gradient_sums_kernel(
         # From the end, as the statistics.
         tile = (STEPS - 1 - step) * programs + program
         start, offset, inside = tile_places(tile, M, C, WIDTH, ROWS)
+        moved = result_places(tile, C, WIDTH, ROWS, OUTER, INNER, UNIT)
         value = tl.load(x + start + offset, mask=inside, other=0.0).to(tl.float32)
-        slope = tl.load(dy + start + offset, mask=inside, other=0.0).to(tl.float32)
+        slope = tl.load(dy + start + moved, mask=inside, other=0.0).to(tl.float32)
         deviation = value - centre
         dz = silu_gradient(slope, deviation * scale + shift)
         sum_dz += dz
@@ -108,6 +116,9 @@ def input_gradient_kernel(
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     STAGES: tl.constexpr,
+    OUTER: tl.constexpr,
+    INNER: tl.constexpr,
+    UNIT: tl.constexpr,
 ) -> None:
     """Writes dx from the two sums over all 1 / share samples."""
     channel = tl.arange(0, WIDTH)[None, :]
@@ -119,8 +130,9 @@ def input_gradient_kernel(
     for step in tl.range(0, STEPS, num_stages=STAGES):
         tile = step * tl.num_programs(0) + tl.program_id(0)
         start, offset, inside = tile_places(tile, M, C, WIDTH, ROWS)
+        moved = result_places(tile, C, WIDTH, ROWS, OUTER, INNER, UNIT)
         value = tl.load(x + start + offset, mask=inside, other=0.0).to(tl.float32)
-        slope = tl.load(dy + start + offset, mask=inside, other=0.0).to(tl.float32)
+        slope = tl.load(dy + start + moved, mask=inside, other=0.0).to(tl.float32)
         deviation = value - centre
         dz = silu_gradient(slope, deviation * scale + shift)
         result = scale * (dz - level - deviation * tilt)

@@ -9,6 +9,7 @@ __all__ = [
     "combine_statistics_kernel",
     "normalise_kernel",
     "pool",
+    "result_places",
     "statistics_kernel",
     "tile_places",
 ]
@@ -27,6 +28,30 @@ def tile_places(
     first = tile * ROWS
     inside = (row < M - first) & (channel < C)
     return first.to(tl.int64) * C, row * C + channel, inside
+
+
+@jit
+def result_places(
+    tile: tl.tensor,
+    C: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTER: tl.constexpr,
+    INNER: tl.constexpr,
+    UNIT: tl.constexpr,
+) -> tl.tensor:
+    """Where the results of a tile's elements lie from its start, rows being swapped.
+
+    Row (·, o, i, u) of [·, OUTER, INNER, UNIT] becomes (·, i, o, u): it never goes far.
+    """
+    row, channel = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
+    if OUTER > 1:
+        first = tile * ROWS
+        rest, unit = (first + row) // UNIT, (first + row) % UNIT
+        rest, inner = rest // INNER, rest % INNER
+        rest, outer = rest // OUTER, rest % OUTER
+        row = ((rest * INNER + inner) * OUTER + outer) * UNIT + unit - first
+    return row * C + channel
 
 
 @jit
@@ -148,13 +173,17 @@ def normalise_kernel(
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     STAGES: tl.constexpr,
+    OUTER: tl.constexpr,
+    INNER: tl.constexpr,
+    UNIT: tl.constexpr,
 ) -> None:
-    """Writes SiLU of x normalised by the mean and variance."""
+    """Writes SiLU of x normalised by the mean and variance, rows being swapped."""
     centre, _, scale, shift = coefficients(mean, variance, weight, bias, eps, C, WIDTH)
     for step in tl.range(0, STEPS, num_stages=STAGES):
         tile = step * tl.num_programs(0) + tl.program_id(0)
         start, offset, inside = tile_places(tile, M, C, WIDTH, ROWS)
+        moved = result_places(tile, C, WIDTH, ROWS, OUTER, INNER, UNIT)
         value = tl.load(x + start + offset, mask=inside, other=0.0).to(tl.float32)
         z = (value - centre) * scale + shift
         result = z / (1.0 + tl.exp(-z))
-        tl.store(y + start + offset, result.to(y.dtype.element_ty), mask=inside)
+        tl.store(y + start + moved, result.to(y.dtype.element_ty), mask=inside)

@@ -1,11 +1,13 @@
 """The four passes as operators of torch: opaque to compilers, with a gradient.
 
-They mutate nothing, so that compilers need to know only shapes.
+They mutate nothing, so that compilers need to know only shapes. ``swap`` = (P, Q, R)
+says that y and dy hold as rows [·, Q, P, R] what x and dx hold as [·, P, Q, R].
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -78,7 +80,13 @@ def _cut(x: Tensor, how: _Pass) -> _Cut:
     return _Cut(triton.cdiv(tiles, steps), width, rows, steps)
 
 
-def _launch(kernel: Any, how: _Pass, x: Tensor, *arguments: Tensor | float) -> None:
+def _launch(
+    kernel: Any,
+    how: _Pass,
+    x: Tensor,
+    *arguments: Tensor | float,
+    **constants: int,
+) -> None:
     cut = _cut(x, how)
     with torch.cuda.device_of(x):
         kernel[(cut.programs,)](
@@ -90,8 +98,13 @@ def _launch(kernel: Any, how: _Pass, x: Tensor, *arguments: Tensor | float) -> N
             ROWS=cut.rows,
             STEPS=cut.steps,
             STAGES=how.stages,
+            **constants,
             num_warps=how.warps,
         )
+
+
+def _rows(swap: Sequence[int]) -> dict[str, Any]:
+    return dict(zip(("OUTER", "INNER", "UNIT"), swap, strict=True))
 
 
 def _combine(kernel: Any, partials: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,33 +142,46 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("drama_torchrl::normalise_silu", mutates_args=())
 def normalise_silu(
-    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    swap: Sequence[int],
 ) -> Tensor:
     """SiLU of x normalised by *its own* mean and variance, as its gradient assumes."""
     y = torch.empty_like(x)
-    _launch(normalise_kernel, _NORMALISE, x, mean, variance, weight, bias, y, eps)
+    vectors = (mean, variance, weight, bias)
+    _launch(normalise_kernel, _NORMALISE, x, *vectors, y, eps, **_rows(swap))
     return y
 
 
 @torch.library.custom_op("drama_torchrl::normalise_silu_sums", mutates_args=())
 def normalise_silu_sums(
-    x: Tensor, dy: Tensor, vectors: list[Tensor], eps: float
+    x: Tensor, dy: Tensor, vectors: list[Tensor], eps: float, swap: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Σ dz and Σ dz · x̂ [C] float32; vectors: mean, variance, weight and bias."""
     programs = _cut(x, _GRADIENT_SUMS).programs
     partials = x.new_empty(2, programs, x.shape[1], dtype=torch.float32)
-    _launch(gradient_sums_kernel, _GRADIENT_SUMS, x, dy, *vectors, partials, eps)
+    how, inputs = _GRADIENT_SUMS, (x, dy, *vectors)
+    _launch(gradient_sums_kernel, how, *inputs, partials, eps, **_rows(swap))
     return _combine(combine_sums_kernel, partials)
 
 
 @torch.library.custom_op("drama_torchrl::normalise_silu_gradient", mutates_args=())
 def normalise_silu_gradient(
-    x: Tensor, dy: Tensor, vectors: list[Tensor], count: int, eps: float
+    x: Tensor,
+    dy: Tensor,
+    vectors: list[Tensor],
+    count: int,
+    eps: float,
+    swap: Sequence[int],
 ) -> Tensor:
     """dx; vectors: as above, then the two sums, all of them over ``count`` samples."""
     dx = torch.empty_like(x)
-    how = _INPUT_GRADIENT
-    _launch(input_gradient_kernel, how, x, dy, *vectors, dx, eps, 1.0 / count)
+    how, inputs, share = _INPUT_GRADIENT, (x, dy, *vectors), 1.0 / count
+    _launch(input_gradient_kernel, how, *inputs, dx, eps, share, **_rows(swap))
     return dx
 
 
@@ -168,20 +194,21 @@ def _fake_matrix(x: Tensor, *_: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    *tensors, ctx.eps = inputs
+    *tensors, ctx.eps, ctx.swap = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, *vectors = ctx.saved_tensors
     dy = dy.contiguous()
-    sums = normalise_silu_sums(x, dy, vectors, ctx.eps)
+    how = (ctx.eps, ctx.swap)
+    sums = normalise_silu_sums(x, dy, vectors, *how)
     dx = None
     if ctx.needs_input_grad[0]:
-        count = x.shape[0]
-        dx = normalise_silu_gradient(x, dy, [*vectors, *sums], count, ctx.eps)
+        dx = normalise_silu_gradient(x, dy, [*vectors, *sums], x.shape[0], *how)
     (dbias, dweight), (*_, weight, bias) = sums, vectors
-    return dx, None, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None
+    dweight, dbias = dweight.to(weight.dtype), dbias.to(bias.dtype)
+    return dx, None, None, dweight, dbias, None, None
 
 
 channel_statistics.register_fake(_fake_vectors)

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
+from drama_torchrl.kernels.mamba2_step import can_step, mamba2_step
 from drama_torchrl.modules.causal_conv import causal_conv, causal_conv_step
+from drama_torchrl.modules.recurrence import wide
 from drama_torchrl.modules.sequence_layer import (
     as_size,
     check_input,
@@ -128,13 +130,8 @@ class Mamba2(nn.Module):
         size = as_size(batch_size)
         weight = self.conv1d.weight
         conv = weight.new_zeros(*size, weight.shape[0], self.d_conv - 1)
-        ssm = weight.new_zeros(
-            *size,
-            self.num_heads,
-            self.head_dim,
-            self.d_state,
-            dtype=torch.promote_types(weight.dtype, torch.float32),
-        )
+        shape = (*size, self.num_heads, self.head_dim, self.d_state)
+        ssm = wide(weight.new_zeros(shape))
         return TensorDict({"conv": conv, "ssm": ssm}, batch_size=size)
 
     def forward(
@@ -166,7 +163,7 @@ class Mamba2(nn.Module):
         check_input(x, self.d_model, ndim=3)
         check_is_init(is_init, x)
         self._check_state(state, x.shape[0])
-        z, conv_inputs, dt = self._project(x)
+        z, conv_inputs, dt = self._split(self.in_proj(x))
         past = None if state is None else state["conv"]
         convolved, past = causal_conv(
             conv_inputs, past, *self._conv_parameters(), is_init
@@ -182,10 +179,12 @@ class Mamba2(nn.Module):
             is_init=is_init,
         )
         new_state = TensorDict({"conv": past, "ssm": ssm}, batch_size=x.shape[:1])
-        return self._project_out(y, inputs, z), new_state
+        return self.out_proj(self.norm(self._gate(y, inputs, z))), new_state
 
     def step(self, x: Tensor, state: TensorDictBase) -> tuple[Tensor, TensorDict]:
         """Run one step; the cost does not depend on how many came before.
+
+        Without gradients, on a GPU, one kernel does all between the projections.
 
         Args:
             x: [B, D] inputs.
@@ -205,21 +204,24 @@ class Mamba2(nn.Module):
         """
         check_input(x, self.d_model, ndim=2)
         self._check_state(state, x.shape[0])
-        z, conv_input, dt = self._project(x)
-        convolved, past = causal_conv_step(
-            conv_input, state["conv"], *self._conv_parameters()
-        )
-        inputs, B, C = self._split_heads(convolved.to(z.dtype))
-        y, ssm = ssd_step(inputs, dt, self._decay_rates(), B, C, state["ssm"])
-        new_state = TensorDict({"conv": past, "ssm": ssm}, batch_size=x.shape[:1])
-        return self._project_out(y, inputs, z), new_state
+        projected, conv, ssm = self.in_proj(x), state["conv"], state["ssm"]
+        weights = (*self._conv_parameters(), self.dt_bias, self.A_log, self.D)
+        if can_step(projected, conv, ssm, *weights, self.norm.weight):
+            gated, conv, ssm = mamba2_step(projected, conv, ssm, *weights)
+        else:
+            z, u, dt = self._split(projected)
+            convolved, conv = causal_conv_step(u, conv, *self._conv_parameters())
+            inputs, B, C = self._split_heads(convolved.to(z.dtype))
+            y, ssm = ssd_step(inputs, dt, self._decay_rates(), B, C, ssm)
+            gated = self._gate(y, inputs, z)
+        new_state = TensorDict({"conv": conv, "ssm": ssm}, batch_size=x.shape[:1])
+        return self.out_proj(self.norm(gated)), new_state
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give z [..., DI], the inputs of the convolution and dt [..., NH] > 0."""
         widths = (self.d_inner, self.d_inner + 2 * self.d_state, self.num_heads)
-        z, conv_inputs, dt = self.in_proj(x).split(widths, dim=-1)
-        wide = torch.promote_types(dt.dtype, torch.float32)
-        return z, conv_inputs, F.softplus(dt.to(wide) + self.dt_bias.to(wide))
+        z, conv_inputs, dt = projected.split(widths, dim=-1)
+        return z, conv_inputs, F.softplus(wide(dt) + wide(self.dt_bias))
 
     def _conv_parameters(self) -> tuple[Tensor, Tensor]:
         """Give the kernel [C, d_conv] and the bias [C]."""
@@ -233,14 +235,13 @@ class Mamba2(nn.Module):
         return x.unflatten(-1, (self.num_heads, self.head_dim)), B, C
 
     def _decay_rates(self) -> Tensor:
-        wide = torch.promote_types(self.A_log.dtype, torch.float32)
-        return -torch.exp(self.A_log.to(wide))
+        return -torch.exp(wide(self.A_log))
 
-    def _project_out(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """Add the skip D x, gate with z, normalise and project to [..., D]."""
+    def _gate(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """Give (y + D x) * SiLU(z), [..., DI]."""
         dtype = self.norm.weight.dtype
         y = y.to(dtype) + self.D.unsqueeze(-1) * x.to(dtype)
-        return self.out_proj(self.norm(y.flatten(-2) * F.silu(z.to(dtype))))
+        return y.flatten(-2) * F.silu(z.to(dtype))
 
     def _check_state(self, state: TensorDictBase | None, batch: int) -> None:
         conv = (self.conv1d.weight.shape[0], self.d_conv - 1)

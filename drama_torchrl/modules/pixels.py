@@ -1,8 +1,8 @@
 """Frames to features and back: the convolutional encoder and decoder.
 
 Each computes one function along two paths: ``*_by_layers`` is the obvious reference;
-``*_by_blocks``, which ``forward`` takes, runs the layers that touch a full-size map on
-its blocks (:mod:`drama_torchrl.modules.space_to_depth`), channels last in memory, and
+``*_by_blocks``, which ``forward`` takes, runs the layers that touch the largest maps on
+their blocks (:mod:`drama_torchrl.modules.space_to_depth`), channels last in memory, and
 folds evaluation-mode BatchNorm into the weights.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import drama_torchrl.modules.space_to_depth as s2d
 from drama_torchrl.kernels.conv_silu import conv_silu
 from drama_torchrl.kernels.frame_blocks import frames_to_blocks
+from drama_torchrl.modules.block_norm import pooled_batch_norm_silu
 from drama_torchrl.modules.initialisation import truncated_normal_init_
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 COLOURS, WHITE = 3, 255.0
+# Sides of the blocks that a layer's result is laid out in.
+MAP, BLOCKS = 1, 2
 
 _Layer = tuple[nn.Conv2d | nn.ConvTranspose2d, nn.BatchNorm2d]
 _Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -101,7 +104,8 @@ class PixelEncoder(nn.Module):
                 f"255) or floating point (0 to 1), got {list(pixels.shape)} in "
                 f"{pixels.dtype}: resize, put the colours first or convert with .to()"
             )
-        features = self.encode_by_blocks(pixels.reshape(-1, *expected))
+        frames = pixels.reshape(-1, *expected)
+        features = self.encode_by_blocks(frames, _resizings_on_blocks(frames, self))
         return features.reshape(*pixels.shape[:-3], self.linear.out_features)
 
     def encode_by_layers(self, frames: Tensor) -> Tensor:
@@ -113,19 +117,33 @@ class PixelEncoder(nn.Module):
             x = F.silu(norm(conv(x)))
         return self.linear(x.flatten(1))
 
-    def encode_by_blocks(self, frames: Tensor) -> Tensor:
-        """Encodes ``[N, 3, F, F]`` frames with the first two layers on their blocks."""
-        first, second, *inner = _layers(self.convs, self.norms)
+    def encode_by_blocks(self, frames: Tensor, halvings: int) -> Tensor:
+        """Encodes frames with the first layers on blocks.
+
+        Args:
+            frames: ``[N, 3, F, F]``.
+            halvings: how many layers that halve a map, one or more, read its blocks.
+
+        Returns:
+            ``[N, out_features]``.
+        """
+        first, second, *others = _layers(self.convs, self.norms)
+        halvings = min(halvings, 1 + len(others))
+        block = BLOCKS if halvings > 1 else MAP
         x = frames_to_blocks(frames, _compute_dtype(self.linear.weight))
         unit = _unit(frames)
         if self._fuses(x):
             x = self.encode_twice_fused(x, unit)
+            x = s2d.as_blocks(x, second[0].out_channels, block)
         else:
-            x = _run(first, x, lambda x, w, bias: s2d.conv_on_blocks(x, w * unit, bias))
-            x = _run(second, x, s2d.strided_conv_on_blocks)
+            x = _run(
+                first, x, lambda x, w, b: s2d.conv_on_blocks(x, w * unit, b), BLOCKS
+            )
+            x = _run(second, x, s2d.strided_conv_on_blocks, block)
         halve = partial(F.conv2d, stride=2, padding=first[0].padding)
-        for layer in inner:
-            x = _run(layer, x, halve)
+        for i, layer in enumerate(others, 2):
+            convolve = s2d.strided_conv_on_blocks if i <= halvings else halve
+            x = _run(layer, x, convolve, BLOCKS if i < halvings else MAP)
         return self.linear(x.flatten(1))
 
     def encode_twice_fused(self, blocks: Tensor, unit: float) -> Tensor:
@@ -223,7 +241,8 @@ class PixelDecoder(nn.Module):
                 f"PixelDecoder expected floating-point latents [*, {width}], got "
                 f"{list(latent.shape)} in {latent.dtype}: flatten or .float() them"
             )
-        frames = self.decode_by_blocks(latent.reshape(-1, latent.shape[-1]))
+        rows = latent.reshape(-1, latent.shape[-1])
+        frames = self.decode_by_blocks(rows, _resizings_on_blocks(rows, self))
         return frames.reshape(*latent.shape[:-1], *frames.shape[1:])
 
     def decode_by_layers(self, latent: Tensor) -> Tensor:
@@ -233,28 +252,53 @@ class PixelDecoder(nn.Module):
             x = F.silu(norm(conv(x)))
         return torch.sigmoid(self.to_pixels(x).to(self.linear.weight.dtype))
 
-    def decode_by_blocks(self, latent: Tensor) -> Tensor:
-        """Decodes ``[N, in_features]`` latents, the last two layers on their blocks."""
+    def decode_by_blocks(self, latent: Tensor, doublings: int) -> Tensor:
+        """Decodes latents with the last layers on blocks.
+
+        Args:
+            latent: ``[N, in_features]``.
+            doublings: how many layers that double a map, one or more, give its blocks.
+
+        Returns:
+            ``[N, 3, F, F]``.
+        """
         x = self.linear(latent).unflatten(1, self.map_shape)
         x = x.contiguous(memory_format=torch.channels_last)
         norm = self.linear_norm
-        x = s2d.pooled_batch_norm_silu(x, norm) if norm.training else F.silu(norm(x))
+        x = pooled_batch_norm_silu(x, norm, MAP) if norm.training else F.silu(norm(x))
         half = self.to_pixels.weight.shape[-1] // 2
         double = partial(F.conv_transpose2d, stride=2, padding=half, output_padding=1)
-        *inner, last = _layers(self.convs, self.norms)
-        for layer in inner:
-            x = _run(layer, x, double)
-        x = _run(last, x, s2d.strided_conv_transpose_to_blocks)
+        layers = _layers(self.convs, self.norms)
+        *relaid, last = layers[-doublings:]
+        for layer in layers[:-doublings]:
+            x = _run(layer, x, double, MAP)
+        for layer in relaid:
+            x = _run(layer, x, s2d.strided_conv_transpose_to_blocks, MAP)
+        x = _run(last, x, s2d.strided_conv_transpose_to_blocks, BLOCKS)
         x = s2d.conv_transpose_on_blocks(x, self.to_pixels.weight, self.to_pixels.bias)
         return torch.sigmoid(s2d.depth_to_space(x).to(self.linear.weight.dtype))
 
 
-def _run(layer: _Layer, x: Tensor, convolve: _Convolve) -> Tensor:
-    """SiLU(BatchNorm(convolve(x))); in evaluation BatchNorm costs no pass over x."""
+def _run(layer: _Layer, x: Tensor, convolve: _Convolve, block: int) -> Tensor:
+    """SiLU(BatchNorm(convolve(x))), laid out as asked.
+
+    In evaluation BatchNorm costs no pass over x.
+    """
     conv, norm = layer
     if norm.training:
-        return s2d.pooled_batch_norm_silu(convolve(x, conv.weight, None), norm)
-    return F.silu(convolve(x, *_folded(conv, norm)))
+        return pooled_batch_norm_silu(convolve(x, conv.weight, None), norm, block)
+    x = F.silu(convolve(x, *_folded(conv, norm)))
+    return s2d.as_blocks(x, norm.num_features, block)
+
+
+def _resizings_on_blocks(x: Tensor, owner: nn.Module) -> int:
+    """How many layers that halve or double a map run on blocks, from the largest on.
+
+    The first, which touches a full-size map, is faster so on every device. The second
+    is where its strided form is slow, on a GPU, and where laying out its map costs
+    nothing: in training, by BatchNorm's kernels.
+    """
+    return 2 if x.is_cuda and owner.training else 1
 
 
 def _folded(

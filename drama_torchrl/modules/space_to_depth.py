@@ -6,26 +6,29 @@ whose 4·C channels feed the tensor cores that C = 3 or 16 channels leave idle. 
 keep their usual shapes; pads and copies expand them at each call, differentiably.
 
 Channels are ordered (sub-row, sub-column, channel): channels last in memory, blocks
-are then a plain ``[pixels, C]`` matrix and BatchNorm pools the four sub-positions by a
-view, where the channel-major order of ``pixel_unshuffle`` would cost copies.
+are then a plain ``[pixels, C]`` matrix, a map's with its rows in another order, and
+BatchNorm pools the four sub-positions by a view
+(:mod:`drama_torchrl.modules.block_norm`), where the channel-major order of
+``pixel_unshuffle`` would cost copies.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from drama_torchrl.kernels.alignment import missing_channels
-from drama_torchrl.kernels.batch_norm_silu import batch_norm_silu
 from drama_torchrl.kernels.conv_same import conv_same
 
 __all__ = [
+    "as_blocks",
     "blocks_kernel",
     "conv_on_blocks",
     "conv_transpose_on_blocks",
     "depth_to_space",
-    "pooled_batch_norm_silu",
     "space_to_depth",
     "strided_blocks_kernel",
     "strided_conv_on_blocks",
@@ -96,6 +99,32 @@ def depth_to_space(x: Tensor, block: int = 2) -> Tensor:
     x = x.reshape(*lead, block, block, channels, rows, columns)
     x = x.permute(*range(n), n + 2, n + 3, n, n + 4, n + 1)
     return x.reshape(*lead, channels, rows * block, columns * block)
+
+
+def as_blocks(x: Tensor, channels: int, block: int) -> Tensor:
+    """Lays out a map, or its blocks of any side, as blocks of another side.
+
+    Args:
+        x: ``[*, present²·C, h, w]`` of any dtype; a map is its blocks of side 1.
+        channels: C, those of the map.
+        block: side of the blocks wanted, in pixels; 1 for the map.
+
+    Returns:
+        ``[*, block²·C, h·present/block, w·present/block]``.
+
+    Raises:
+        ValueError: if ``block`` does not divide the map's height and width.
+
+    Example:
+        >>> import torch
+        >>> as_blocks(torch.rand(7, 12, 8, 8), 3, block=1).shape
+        torch.Size([7, 3, 16, 16])
+    """
+    present = math.isqrt(x.shape[-3] // channels)
+    if present == block:
+        return x
+    x = depth_to_space(x, present)
+    return x if block == 1 else space_to_depth(x, block)
 
 
 def _tap_blocks(weight: Tensor) -> Tensor:
@@ -251,46 +280,3 @@ def conv_transpose_on_blocks(
     kernel = F.pad(kernel, (0, 0, 0, 0, 0, 0, 0, missing))
     bias = None if bias is None else F.pad(bias.repeat(4), (0, missing))
     return _correlate(x, kernel, bias)[:, :depth]
-
-
-def pooled_batch_norm_silu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """Applies a map's training-mode BatchNorm and SiLU to the map's blocks.
-
-    Statistics are pooled over the sub-positions.
-
-    Args:
-        x: blocks ``[N, P·C, h, w]`` with P sub-positions (a map itself has P = 1).
-        norm: the layer of the C channels; updates its statistics as from the map.
-
-    Returns:
-        ``[N, P·C, h, w]``, the blocks of ``silu(norm(map))``.
-
-    Example:
-        >>> import torch
-        >>> norm = torch.nn.BatchNorm2d(3)
-        >>> pooled_batch_norm_silu(torch.rand(2, 12, 8, 8), norm).shape
-        torch.Size([2, 12, 8, 8])
-    """
-    mean, variance, steps = (
-        norm.running_mean,
-        norm.running_var,
-        norm.num_batches_tracked,
-    )
-    assert mean is not None
-    assert variance is not None
-    assert steps is not None
-    assert norm.momentum is not None
-    steps.add_(1)
-    frames, depth, rows, columns = x.shape
-    # Views, where x is channels last: [N, h, w, P·C] is [N·h·w·P, C].
-    samples = x.movedim(1, 3).reshape(-1, norm.num_features)
-    y = batch_norm_silu(
-        samples,
-        norm.weight,
-        norm.bias,
-        mean,
-        variance,
-        momentum=norm.momentum,
-        eps=norm.eps,
-    )
-    return y.reshape(frames, rows, columns, depth).movedim(3, 1)

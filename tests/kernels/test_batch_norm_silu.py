@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,6 +40,15 @@ SIZES = [
     pytest.param(2, 1, id="2x1"),
 ]
 STEP = {"momentum": 0.1, "eps": 1e-5}
+# Rows of 6×20 maps, whose bands of 40 rows straddle the tiles' ends; a band longer than
+# a tile; and bands that are no power of two in any dimension.
+SWAPS = [
+    pytest.param((2, 10, 2), 6 * 6 * 20, 16, id="to-blocks"),
+    pytest.param((10, 2, 2), 6 * 6 * 20, 16, id="to-map"),
+    pytest.param((2, 70, 2), 2 * 280, 64, id="to-wide-blocks"),
+    pytest.param((70, 2, 2), 2 * 280, 64, id="to-wide-map"),
+    pytest.param((3, 5, 7), 4 * 105, 48, id="odd"),
+]
 
 
 def make_inputs(
@@ -95,6 +105,37 @@ def test_values_gradients_and_statistics_are_those_of_float64(m: int, c: int) ->
     if m == 2:  # Two samples normalise to ±1 whatever they are: dx is all rounding.
         assert (actual.pop("dx") - expected.pop("dx")).abs().max() < 1e-4
     assert_near(actual, expected, matrix=1e-5, vector=1e-5)
+
+
+@pytest.mark.parametrize(("swap", "m", "c"), SWAPS)
+def test_swapped_rows_are_those_of_the_reference(
+    swap: tuple[int, int, int], m: int, c: int
+) -> None:
+    """Values and gradients: x and dx keep their order, y and dy have the other one."""
+    inputs, dy = make_inputs(m, c), torch.randn(m, c, device=DEVICE)
+    fused, reference = (
+        partial(compute, swap=swap)
+        for compute in (batch_norm_silu_fused, batch_norm_silu_reference)
+    )
+    doubles = {name: value.double() for name, value in inputs.items()}
+    actual = outcome(fused, inputs, dy)
+    expected = outcome(reference, doubles, dy.double())
+    assert_near(actual, expected, matrix=1e-5, vector=1e-5)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(batch_norm_silu_fused, id="fused"),
+        pytest.param(batch_norm_silu_reference, id="reference"),
+    ],
+)
+def test_a_swap_moves_whole_rows(compute: Callable[..., Tensor]) -> None:
+    inputs = make_inputs(24, 5)
+    in_place = call(compute, inputs)
+    swapped = call(partial(compute, swap=(2, 3, 2)), inputs)
+    order = [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
+    torch.testing.assert_close(swapped, in_place[order + [12 + i for i in order]])
 
 
 @pytest.mark.parametrize(
@@ -223,10 +264,11 @@ def test_results_repeat_to_the_bit() -> None:
 def test_a_compiled_region_computes_the_same_and_moves_the_buffers(
     backend: str,
 ) -> None:
-    inputs, dy = make_inputs(41, 5), torch.randn(41, 5, device=DEVICE)
+    inputs, dy = make_inputs(40, 5), torch.randn(40, 5, device=DEVICE)
 
     def region(x: Tensor, **others: Any) -> Tensor:
-        return 2.0 * batch_norm_silu_fused((3.0 * x).contiguous(), **others)
+        x = (3.0 * x).contiguous()
+        return 2.0 * batch_norm_silu_fused(x, **others, swap=(2, 5, 2))
 
     expected = outcome(region, inputs, dy)
     torch.compiler.reset()
@@ -238,12 +280,13 @@ def test_a_compiled_region_computes_the_same_and_moves_the_buffers(
 
 
 def test_the_operators_keep_torchs_contract() -> None:
-    inputs = make_inputs(41, 5)
+    inputs = make_inputs(40, 5)
     x, weight, bias = (inputs[n].requires_grad_() for n in ("x", "weight", "bias"))
     mean, m2 = operators.channel_statistics(x.detach())
     torch.library.opcheck(operators.channel_statistics, (x.detach(),))
     torch.library.opcheck(
-        operators.normalise_silu, (x, mean, m2 / 41, weight, bias, 1e-5)
+        operators.normalise_silu,
+        (x, mean, m2 / 40, weight, bias, 1e-5, [2, 5, 2]),
     )
 
 
@@ -273,6 +316,13 @@ def test_wrong_input_is_refused_with_a_remedy(
     inputs = {n: v.cpu() for n, v in make_inputs(8, 16).items()} | change
     with pytest.raises(ValueError, match=message):
         call(batch_norm_silu, inputs)
+
+
+@pytest.mark.parametrize("swap", [(2, 3, 2), (2, 2), (0, 2, 2)], ids=str)
+def test_a_swap_that_does_not_divide_the_rows_is_refused(swap: tuple[int, ...]) -> None:
+    inputs = {n: v.cpu() for n, v in make_inputs(8, 16).items()}
+    with pytest.raises(ValueError, match=r"divides the 8 rows .*\(1, 1, 1\) to leave"):
+        call(partial(batch_norm_silu, swap=swap), inputs)
 
 
 def test_the_module_serves_without_triton() -> None:
@@ -305,6 +355,25 @@ def test_real_sizes_in_bf16_are_near_float64(m: int, c: int) -> None:
     # Sums of millions of terms of both signs: their scale is sqrt(M), not their size.
     actual = outcome(batch_norm_silu, inputs, dy)
     assert_near(actual, exact(inputs, dy), matrix=2**-8, vector=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "swap",
+    [pytest.param((2, 16, 2), id="to-blocks"), pytest.param((16, 2, 2), id="to-map")],
+)
+def test_real_sizes_in_bf16_swap_rows_exactly(swap: tuple[int, int, int]) -> None:
+    m, c = 2048 * 1024, 32
+    inputs = make_inputs(m, c, torch.bfloat16)
+    dy = torch.randn(m, c, device=DEVICE).bfloat16()
+    there, back = ((-1, *sizes, c) for sizes in (swap, (swap[1], swap[0], swap[2])))
+    in_place = outcome(
+        batch_norm_silu, inputs, dy.view(back).transpose(1, 2).reshape(m, c)
+    )
+    swapped = outcome(partial(batch_norm_silu, swap=swap), inputs, dy)
+    in_place["y"] = in_place["y"].view(there).transpose(1, 2).reshape(m, c)
+    for name, value in swapped.items():
+        assert torch.equal(value, in_place[name]), name
 
 
 @pytest.mark.gpu

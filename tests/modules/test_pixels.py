@@ -40,12 +40,12 @@ def with_random_norms(module: nn.Module) -> nn.Module:
 
 
 def assert_paths_agree(
-    by_layers: nn.Module, verb: str, x: Tensor, tolerance: float
+    by_layers: nn.Module, verb: str, x: Tensor, resizings: int, tolerance: float
 ) -> None:
     """Compares values, all gradients and all buffers after one call of each path."""
     by_blocks = copy.deepcopy(by_layers)
     expected = getattr(by_layers, f"{verb}_by_layers")(x)
-    actual = getattr(by_blocks, f"{verb}_by_blocks")(x)
+    actual = getattr(by_blocks, f"{verb}_by_blocks")(x, resizings)
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
     weights = torch.randn_like(expected)
     expected.backward(weights)
@@ -74,42 +74,65 @@ PRECISIONS = pytest.mark.parametrize(
 )
 
 
+# How many layers that halve or double a map run on blocks: at least one.
+DEPTHS = pytest.mark.parametrize("resizings", [1, 2, 4], ids="blocks={}".format)
+# The smallest has one such layer alone, and maps that are odd after one more.
+TINY: dict[str, Any] = {"filters": (4, 8), "frame_size": 6}
+
+
 @PRECISIONS
 @MODES
+@DEPTHS
 @pytest.mark.parametrize(
     ("arguments", "read"),
     [
         pytest.param({}, Tensor.byte, id="64-uint8"),
         pytest.param(SMALL, Tensor.byte, id="16-uint8"),
         pytest.param(SMALL, lambda frames: frames / 255, id="16-float"),
+        pytest.param(TINY, Tensor.byte, id="6-uint8"),
     ],
 )
 def test_encoder_by_blocks_equals_by_layers(
     arguments: dict,
     read: Callable[[Tensor], Tensor],
+    resizings: int,
     training: bool,
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
     encoder = with_random_norms(PixelEncoder(**arguments)).to(dtype).train(training)
     frames = make_frames(3, size=arguments.get("frame_size", 64))
-    assert_paths_agree(encoder, "encode", read(frames), tolerance)
+    assert_paths_agree(encoder, "encode", read(frames), resizings, tolerance)
 
 
 @PRECISIONS
 @MODES
+@DEPTHS
 @pytest.mark.parametrize(
-    "arguments", [pytest.param({}, id="64"), pytest.param(SMALL, id="16")]
+    "arguments",
+    [
+        pytest.param({}, id="64"),
+        pytest.param(SMALL, id="16"),
+        pytest.param(TINY, id="6"),
+    ],
 )
 def test_decoder_by_blocks_equals_by_layers(
-    arguments: dict, training: bool, dtype: torch.dtype, tolerance: float
+    arguments: dict,
+    resizings: int,
+    training: bool,
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
     decoder = with_random_norms(PixelDecoder(**arguments, in_features=48))
     latent = torch.randn(3, 48, dtype=dtype)
-    assert_paths_agree(decoder.to(dtype).train(training), "decode", latent, tolerance)
+    decoder = decoder.to(dtype).train(training)
+    assert_paths_agree(decoder, "decode", latent, resizings, tolerance)
 
 
-def test_pixels_and_latents_receive_the_same_gradient_on_both_paths() -> None:
+@DEPTHS
+def test_pixels_and_latents_receive_the_same_gradient_on_both_paths(
+    resizings: int,
+) -> None:
     encoder, decoder = PixelEncoder(**SMALL).double(), PixelDecoder(**SMALL).double()
     pixels = torch.rand(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
     latent = torch.randn(2, 1024, dtype=torch.float64, requires_grad=True)
@@ -118,7 +141,7 @@ def test_pixels_and_latents_receive_the_same_gradient_on_both_paths() -> None:
         (latent, decoder.decode_by_layers, decoder.decode_by_blocks),
     ):
         (expected,) = torch.autograd.grad(by_layers(x).square().sum(), x)
-        (actual,) = torch.autograd.grad(by_blocks(x).square().sum(), x)
+        (actual,) = torch.autograd.grad(by_blocks(x, resizings).square().sum(), x)
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
 
 

@@ -1,4 +1,4 @@
-"""Convolutions on blocks equal PyTorch's on maps, and so does pooled BatchNorm."""
+"""Convolutions on blocks equal PyTorch's on maps."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from drama_torchrl.kernels.frame_blocks import frames_to_blocks
 from drama_torchrl.modules.space_to_depth import (
+    as_blocks,
     conv_on_blocks,
     conv_transpose_on_blocks,
     depth_to_space,
-    pooled_batch_norm_silu,
     space_to_depth,
     strided_conv_on_blocks,
     strided_conv_transpose_to_blocks,
@@ -144,39 +144,14 @@ def test_frame_blocks_hold_every_byte_exactly_in_bf16() -> None:
     assert blocks[:, 12:].eq(0).all()
 
 
-def make_norm(channels: int) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels).double()
-    for tensor in (norm.weight, norm.bias, norm.running_mean):
-        assert tensor is not None
-        nn.init.normal_(tensor)
-    assert norm.running_var is not None
-    nn.init.uniform_(norm.running_var, 0.5, 2.0)
-    return norm
-
-
-def test_pooled_batch_norm_equals_batch_norm_of_the_map() -> None:
-    on_map, on_blocks = make_norm(3), nn.BatchNorm2d(3).double()
-    on_blocks.load_state_dict(on_map.state_dict())
-    x = torch.randn(4, 3, 6, 10, dtype=torch.float64, requires_grad=True)
-
-    expected = F.silu(on_map(x))
-    actual = depth_to_space(pooled_batch_norm_silu(space_to_depth(x), on_blocks))
-
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(on_blocks.state_dict(), on_map.state_dict())
-    weights = torch.randn_like(x)
-    torch.testing.assert_close(
-        torch.autograd.grad(actual, [x, *on_blocks.parameters()], weights),
-        torch.autograd.grad(expected, [x, *on_map.parameters()], weights),
-        rtol=0,
-        atol=1e-10,
-    )
-
-
-def test_pooled_batch_norm_keeps_the_memory_format() -> None:
-    blocks = conv_on_blocks(torch.rand(2, 12, 8, 8), torch.rand(16, 3, 5, 5))
-    normed = pooled_batch_norm_silu(blocks, nn.BatchNorm2d(16))
-    assert normed.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("block", [1, 2, 4], ids="block={}".format)
+@pytest.mark.parametrize("present", [1, 2, 4], ids="present={}".format)
+def test_maps_and_blocks_of_any_side_become_each_other(
+    present: int, block: int
+) -> None:
+    x = torch.rand(2, 3, 8, 12)
+    expected = space_to_depth(x, block)
+    assert torch.equal(as_blocks(space_to_depth(x, present), 3, block), expected)
 
 
 def test_space_to_depth_rejects_an_odd_map() -> None:
