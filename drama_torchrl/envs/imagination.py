@@ -14,6 +14,7 @@ from torchrl.envs.model_based import ModelBasedEnvBase
 
 from drama_torchrl.modules.mode import evaluating
 from drama_torchrl.modules.world_model import WorldModel
+from drama_torchrl.precision import round_as_autocast
 
 __all__ = ["ImaginationEnv", "imagine"]
 
@@ -30,7 +31,8 @@ class ImaginationEnv(ModelBasedEnvBase):
 
     The recurrent state lives in the environment, not in the tensordicts: a
     ``rollout`` would otherwise stack it twice for every step (5.4 GB at the
-    paper's sizes). So a step continues the last reset or step and nothing else.
+    paper's sizes). So a step continues the last reset or step and nothing else. Under
+    autocast it is kept in autocast's dtype: its bytes are most of what a step moves.
     Predicted terminations stay in ``("next", "terminated")`` and stop no rollout that
     is called with ``break_when_any_done=False``. Gradients are off and modules
     evaluate.
@@ -138,7 +140,8 @@ class ImaginationEnv(ModelBasedEnvBase):
         belief = beliefs[:, -1]
         latent = self.world_model.draw_prior(belief)
         start = {"latent": latent, "belief": belief.float()}
-        return TensorDict(start, batch_size=context.shape[:1]), memory
+        start = TensorDict(start, batch_size=context.shape[:1])
+        return start, round_as_autocast(memory)
 
     def advance(
         self, state: TensorDictBase, memory: TensorDict
@@ -157,7 +160,8 @@ class ImaginationEnv(ModelBasedEnvBase):
             state.get("latent"), state.get("action"), memory
         )
         following = {"latent": latent, "belief": belief}
-        return TensorDict(following, batch_size=state.shape), memory
+        following = TensorDict(following, batch_size=state.shape)
+        return following, round_as_autocast(memory)
 
     def outcomes(self, following: TensorDictBase) -> TensorDictBase:
         """Predict ``"reward"`` and ``"terminated"`` from next states ``[*]``.

@@ -1,8 +1,8 @@
 """One step of a Mamba-2 layer between its two projections, without gradient, fused.
 
-The float32 states are nearly all that a step moves: for 1024 rollouts of the agent's
-size 134 MB, read and written once, beside 21 MB of everything else. One kernel moves
-all of it together, where a compiler makes four.
+The states are nearly all that a step moves: for 1024 rollouts of the agent's size
+134 MB in float32, read and written once, beside 21 MB of everything else. One kernel
+moves all of it together, where a compiler makes four.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class _Launch(NamedTuple):
     warps: int
 
 
-_LAUNCH = _Launch(tile=2048, warps=4)
+# Of ten, the fastest with a bf16 state of 1024 rollouts on one H200, 29 µs, and within
+# 2 % of the fastest with a float32 one, 43 µs.
+_LAUNCH = _Launch(tile=2048, warps=2)
 _MOST_STATES = 256
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 

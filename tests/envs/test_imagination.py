@@ -7,8 +7,10 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torchrl.envs import ExplorationType, check_env_specs, set_exploration_type
 
+from drama_torchrl.config import load_config
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
 from drama_torchrl.factories import make_actor, make_world_model
 from drama_torchrl.modules.world_model import WorldModel
@@ -444,3 +446,39 @@ def test_a_world_model_may_use_keys_of_its_own(
         torch.manual_seed(1)
         rollouts.append(imagine(env, actor, seen, 3))
     assert (rollouts[0] == rollouts[1]).all()
+
+
+@pytest.mark.parametrize("dynamics", ["mamba2", "mamba", "gru", "transformer"])
+def test_rounding_the_memory_costs_less_than_rounding_the_layers(dynamics: str) -> None:
+    torch.manual_seed(0)
+    config = load_config("quick", [f"world_model.dynamics={dynamics}"])
+    model = make_world_model(config, 6).eval()
+    env = ImaginationEnv(model, 6)
+    drawn = torch.randint(model.latent_dim, (16, 8, 4))
+    latents = torch.zeros(16, 8, model.latent_dim).scatter_(2, drawn, 1.0)
+    actions = one_hot(torch.randint(6, (16, 8)), 6).float()
+
+    def beliefs(*, autocast: bool, rounded: bool) -> torch.Tensor:
+        _, memory = model.dynamics(latents, actions)
+        found = []
+        for t in range(8):
+            state = TensorDict(latent=latents[:, t], action=actions[:, t])
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                if rounded:
+                    following, memory = env.advance(state, memory)
+                    assert not any(
+                        value.dtype == torch.float32
+                        for value in memory.values(True, True)
+                    )
+                    found.append(following["belief"])
+                else:
+                    belief, _, memory = model.advance(*state.values(), memory)
+                    found.append(belief)
+        return torch.stack(found).float()
+
+    with torch.no_grad():
+        exact = beliefs(autocast=False, rounded=False)
+        layers = (beliefs(autocast=True, rounded=False) - exact).norm()
+        both = (beliefs(autocast=True, rounded=True) - exact).norm()
+    assert 0 < layers < 0.02 * exact.norm()
+    assert both < 1.5 * layers
