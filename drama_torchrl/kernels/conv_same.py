@@ -1,7 +1,8 @@
 """A "same" convolution with gradients, each part by the faster of two kernels.
 
-The taps kernel (:mod:`drama_torchrl.kernels.conv_taps`) serves the few channel counts
-for which it is measured to be faster than cuDNN, in whichever direction they occur.
+The project's kernels (:mod:`drama_torchrl.kernels.conv_taps` for results and input
+gradients, :mod:`drama_torchrl.kernels.conv_weight_gradient`) serve the few channel
+counts for which each is measured to be faster than cuDNN.
 """
 
 from __future__ import annotations
@@ -13,23 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drama_torchrl.kernels.conv_taps import convolve_by_taps, empty_maps, taps_of
+from drama_torchrl.kernels.conv_weight_gradient import (
+    empty_weight_gradient,
+    weight_gradient_by_taps,
+)
 from drama_torchrl.kernels.optional_triton import triton
 
 __all__ = ["conv_same", "conv_same_by_taps", "conv_same_reference"]
 
 _FUSED_DTYPES = (torch.bfloat16, torch.float16)
-# (Channels in, channels out) for which the taps kernel takes less time a map, at 8192
-# maps of 32×32 in bf16 on one H200, than cuDNN at training's 2048. An input gradient
-# swaps the two. Weight gradients are always cuDNN's.
-_FASTER = ((16, 64), (64, 32))
+# A layer's (channels in, channels out) for which a part takes less time at training's
+# 2048 maps of 32×32 in bf16 on one H200 than cuDNN's.
+_FASTER_RESULT = ((16, 64), (64, 32))
+_FASTER_INPUT_GRADIENT = ((64, 16), (32, 64))
+_FASTER_WEIGHT_GRADIENT = ((16, 64), (64, 32), (32, 64), (64, 16))
 
 
 def conv_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Computes ``conv2d(x, weight, bias, padding=k//2)``, k odd, on channels-last maps.
 
-    On a GPU with Triton, where x is 16-bit, k = 3 and the taps kernel is the faster one
-    for the result or for its input gradient, :func:`conv_same_by_taps` serves, whose
-    gradients have none themselves. Elsewhere :func:`conv_same_reference` serves.
+    On a GPU with Triton, where x is 16-bit, k = 3 and one of the project's kernels is
+    the faster one for the result or for a gradient, :func:`conv_same_by_taps` serves,
+    whose gradients have none themselves. Elsewhere :func:`conv_same_reference` serves.
 
     Args:
         x: maps ``[N, C, H, W]``; channels last in memory, or they are copied.
@@ -91,7 +97,11 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
     rounds = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if rounds else x.dtype
     channels = (x.shape[1], channels_out)
-    faster = channels in _FASTER or channels[::-1] in _FASTER
+    faster = channels in (
+        *_FASTER_RESULT,
+        *_FASTER_INPUT_GRADIENT,
+        *_FASTER_WEIGHT_GRADIENT,
+    )
     return faster and dtype == x.dtype and dtype in _FUSED_DTYPES
 
 
@@ -99,7 +109,7 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     channels_out, channels = weight.shape[:2]
-    if (channels, channels_out) in _FASTER:
+    if (channels, channels_out) in _FASTER_RESULT:
         return convolve_by_taps(x, taps_of(weight), None, channels_out)
     y = F.conv2d(x, weight, padding=1)
     return y.contiguous(memory_format=torch.channels_last)
@@ -121,17 +131,45 @@ def _empty_gradient(dy: Tensor, taps: Tensor) -> Tensor:
     return empty_maps(dy, taps.shape[2])
 
 
+@torch.library.custom_op("drama_torchrl::conv_same_weight_gradient", mutates_args=())
+def _weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
+    return weight_gradient_by_taps(x, dy)
+
+
+@_weight_gradient.register_fake
+def _empty_weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
+    return empty_weight_gradient(x, dy)
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     ctx.save_for_backward(*inputs)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Leaves to cuDNN, in one call, whatever the taps kernel does not do faster."""
+    """Leaves to cuDNN, in one call, whatever no kernel of ours does faster."""
     x, weight = ctx.saved_tensors
     dy = dy.contiguous(memory_format=torch.channels_last)
-    wanted_x, wanted_weight = ctx.needs_input_grad
-    by_taps = wanted_x and weight.shape[:2] in _FASTER
-    dx, dweight, _ = torch.ops.aten.convolution_backward(
+    channels_out, channels = weight.shape[:2]
+    layer = (channels, channels_out)
+    plain_x, plain_weight = ctx.needs_input_grad
+    dx = dweight = None
+    if plain_x and layer in _FASTER_INPUT_GRADIENT:
+        dx = _input_gradient(dy, taps_of(weight.transpose(0, 1).flip(2, 3)))
+        plain_x = False
+    if plain_weight and layer in _FASTER_WEIGHT_GRADIENT:
+        dweight = _weight_gradient(x, dy)
+        plain_weight = False
+    if plain_x or plain_weight:
+        gradients = _plain_gradients(dy, x, weight, [plain_x, plain_weight, False])
+        dx = gradients[0] if plain_x else dx
+        dweight = gradients[1] if plain_weight else dweight
+    return dx, dweight
+
+
+def _plain_gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, mask: list[bool]
+) -> tuple[Tensor | None, ...]:
+    return torch.ops.aten.convolution_backward(
         dy,
         x,
         weight,
@@ -142,11 +180,8 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
         transposed=False,
         output_padding=[0, 0],
         groups=1,
-        output_mask=[wanted_x and not by_taps, wanted_weight, False],
+        output_mask=mask,
     )
-    if by_taps:
-        dx = _input_gradient(dy, taps_of(weight.transpose(0, 1).flip(2, 3)))
-    return dx, dweight
 
 
 _convolve.register_autograd(_backward, setup_context=_save)

@@ -124,14 +124,17 @@ class TestByTaps:
         for gradient, true in zip(actual, expected, strict=True):
             torch.testing.assert_close(gradient.double(), true, rtol=1e-3, atol=2e-2)
         assert "conv_same_input_gradient" not in ran.ours()
-        assert ran.masks == [[False, True, False]]
+        assert "conv_same_weight_gradient" in ran.ours()
+        assert ran.masks == []
 
     @pytest.mark.parametrize(("channels", "channels_out"), CHANNELS)
     def test_the_weights_may_be_frozen(self, channels: int, channels_out: int) -> None:
         x, weight, bias = random_operands(2, channels, channels_out, 4, 4)
         (leaf,) = leaves([x])
-        y = conv_same_by_taps(leaf, weight, bias)
-        (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
+        with Recorder() as ran:
+            y = conv_same_by_taps(leaf, weight, bias)
+            (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
+        assert "conv_same_weight_gradient" not in ran.ours()
         _, (true, *_) = exact((x, weight, bias), torch.ones_like(y))
         torch.testing.assert_close(dx.double(), true, rtol=1e-3, atol=5e-3)
 
@@ -186,6 +189,8 @@ class TestByTaps:
         torch.library.opcheck(kernels._convolve, tuple(leaves((x, weight))))
         taps = torch.randn(9, channels, channels_out, device=x.device).half()
         torch.library.opcheck(kernels._input_gradient, (x, taps))
+        dy = torch.randn(2, channels_out, 4, 3, device=x.device).half()
+        torch.library.opcheck(kernels._weight_gradient, (x, dy))
 
 
 class TestWhatRuns:
@@ -229,24 +234,38 @@ class TestWhatRuns:
 
     @needs_triton
     @pytest.mark.parametrize(
-        ("channels", "channels_out", "taps", "plain"),
+        ("channels", "channels_out", "ours"),
         [
-            pytest.param(16, 64, False, [True, True, False], id="16-to-64"),
-            pytest.param(64, 32, False, [True, True, False], id="64-to-32"),
-            pytest.param(32, 64, True, [False, True, False], id="32-to-64"),
-            pytest.param(64, 16, True, [False, True, False], id="64-to-16"),
+            pytest.param(16, 64, {"weight"}, id="16-to-64"),
+            pytest.param(64, 32, {"weight"}, id="64-to-32"),
+            pytest.param(32, 64, {"input", "weight"}, id="32-to-64"),
+            pytest.param(64, 16, {"input", "weight"}, id="64-to-16"),
         ],
     )
+    @pytest.mark.parametrize("unmeasured", [set(), {"weight"}], ids=["all", "no-dW"])
     def test_gradients_are_shared_out_by_speed(
-        self, channels: int, channels_out: int, taps: bool, plain: list[bool]
+        self,
+        channels: int,
+        channels_out: int,
+        ours: set[str],
+        unmeasured: set[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        x, weight, _ = random_operands(2, channels, channels_out, 4, 4)
-        inputs = leaves((x, weight))
+        for part in unmeasured:
+            monkeypatch.setattr(kernels, f"_FASTER_{part.upper()}_GRADIENT", ())
+        ours = ours - unmeasured
+        operands = random_operands(2, channels, channels_out, 4, 4)
+        inputs = leaves(operands[:2])
         y = conv_same_by_taps(*inputs)
         with Recorder() as ran:
-            torch.autograd.grad(y, inputs, torch.ones_like(y))
-        assert ran.masks == [plain]
-        assert ("conv_same_input_gradient" in ran.ours()) == taps
+            gradients = torch.autograd.grad(y, inputs, torch.ones_like(y))
+        names = {f"conv_same_{part}_gradient" for part in ours}
+        assert {name for name in ran.ours() if name.startswith("conv_same_")} == names
+        plain = [part not in ours for part in ("input", "weight")]
+        assert ran.masks == ([[*plain, False]] if any(plain) else [])
+        _, (*expected, _) = exact(operands, torch.ones_like(y))
+        for gradient, true in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient.double(), true, rtol=1e-3, atol=2e-2)
 
     @pytest.mark.parametrize("side", [1, 3, 5])
     def test_without_a_gpu_it_is_the_plain_convolution(self, side: int) -> None:
