@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from pathlib import Path
+
 import torch
 from tensordict import TensorDictBase
 
+from drama_torchrl import kernels
 from drama_torchrl.parallel import before_leaving, size
 from drama_torchrl.updates import BehaviourUpdate, Update, WorldModelUpdate
 
@@ -94,9 +99,21 @@ def compile_regions(update: WorldModelUpdate | BehaviourUpdate) -> None:
     nothing once a CUDA graph replays it. The networks themselves stay as they are:
     acting, films and evaluation call them with other shapes.
 
+    Compilers keep what they compiled from run to run, and know our operators by their
+    names alone: the sources of the kernels become part of their key.
+
     Args:
         update: its ``regions`` are compiled, each at its first call.
     """
+    torch.compiler.config.cache_key_tag = _digest_kernels()
     for owner, method in update.regions:
         region = torch.compile(getattr(owner, method), dynamic=False, fullgraph=True)
         setattr(owner, method, region)
+
+
+@functools.cache
+def _digest_kernels() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(kernels.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return f"drama_torchrl {digest.hexdigest()}"

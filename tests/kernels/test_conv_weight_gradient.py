@@ -156,23 +156,23 @@ def test_without_maps_it_is_zero(device: torch.device) -> None:
     assert torch.equal(weight_gradient_by_taps(x, dy), x.new_zeros(64, 16, 3, 3))
 
 
-@pytest.mark.parametrize("thin", [16, 32])
+# A stage holds two rows of wide and four of three neighbours of thin (and of zeros,
+# where one load brings them): 24 kB of 32 columns of 16 channels, 64 kB of 64 of 32.
 @pytest.mark.parametrize(
-    ("memory", "stages"),
+    ("memory", "thin", "stages"),
     [
-        pytest.param(227, 2, id="h100"),
-        pytest.param(99, 2, id="rtx-4090"),
-        pytest.param(64, 1, id="t4"),
+        pytest.param(227, 16, 3, id="h100-16"),
+        pytest.param(227, 32, 3, id="h100-32"),
+        pytest.param(99, 16, 3, id="rtx-4090-16"),
+        pytest.param(99, 32, 1, id="rtx-4090-32"),
+        pytest.param(64, 16, 2, id="t4-16"),
+        pytest.param(64, 32, 1, id="t4-32"),
     ],
 )
 def test_the_pipeline_fits_the_shared_memory(
-    memory: int, stages: int, thin: int, monkeypatch: pytest.MonkeyPatch
+    memory: int, thin: int, stages: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "shared_memory", lambda _: memory * 1024)
     wide = torch.empty(2, 64, 32, 32, dtype=torch.float16)
     launch = kernels._launch(wide, wide[:, :thin])
-    # Of 32 columns: four rows of wide, six of three neighbours of thin (and zeros).
-    stage = 2 * 32 * (4 * 64 + 6 * {16: 4 * 16, 32: 3 * 32}[thin])
-    expected = 1 if stages * stage > memory * 1024 else stages
-    assert launch.stages == expected
-    assert launch == kernels._LAUNCHES[thin]._replace(stages=expected)
+    assert launch == kernels._LAUNCHES[thin]._replace(stages=stages)
