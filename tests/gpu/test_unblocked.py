@@ -28,7 +28,9 @@ def make_buffer(device: str = "cuda") -> UnblockedReplayBuffer:
         batch_size=3,
     )
     buffer.extend(records(1, count=4))
-    buffer.sample()  # lazy parts are made
+    # Memory of several batches and each kernel, which CUDA loads when it is idle.
+    batches = [buffer.sample()["x"] * 1 for _ in range(16)]
+    assert all((batch == 1).all() for batch in batches)
     torch.cuda.synchronize()
     return buffer
 

@@ -62,7 +62,7 @@ def _run(expected: int, *arguments: object) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.reference.stopped_run", *map(str, arguments)],
         cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
         capture_output=True,
         text=True,
         timeout=600,
