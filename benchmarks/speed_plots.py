@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from benchmarks.floor import PARTS
 from benchmarks.speed_tables import (
@@ -145,7 +146,7 @@ def _varied(axis: str) -> str:
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.4 * count + 1.0, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.4 * count, 3.8), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False).flat)
 
 
@@ -160,8 +161,16 @@ def _finish(axes: Axes, title: str, xlabel: str, measured: Iterable[float]) -> N
     axes.set_xticks(list(measured), [f"{x:g}" for x in measured], rotation=40)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+    axes.yaxis.set_minor_formatter(_twos_and_fives)
     axes.set_title(title, loc="left", fontsize="medium")
     axes.set_xlabel(xlabel)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    # Beside the panel, where no line runs through it.
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small"
+    )
+
+
+def _twos_and_fives(value: float, position: float) -> str:  # noqa: ARG001
+    leading = round(value / 10 ** math.floor(math.log10(value)))
+    return f"{value:g}" if leading in (2, 5) else ""

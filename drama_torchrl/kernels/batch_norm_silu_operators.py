@@ -6,7 +6,6 @@ says that y and dy hold as rows [·, Q, P, R] what x and dx hold as [·, P, Q, R
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from drama_torchrl.kernels.batch_norm_silu_forward_kernels import (
     statistics_kernel,
 )
 from drama_torchrl.kernels.optional_triton import triton
+from drama_torchrl.kernels.processors import processors
 from drama_torchrl.parallel import all_sum, size
 
 __all__ = [
@@ -53,9 +53,6 @@ _GRADIENT_SUMS = _Pass(tile=4096, programs_per_processor=4, warps=4, stages=3)
 _INPUT_GRADIENT = _Pass(tile=2048, programs_per_processor=16, warps=8, stages=1)
 _COMBINE_ROWS, _COMBINE_CHANNELS, _COMBINE_WARPS = 256, 16, 8
 
-# Stands in for the GPU's where kernels are interpreted.
-_INTERPRETED_PROCESSORS = 1
-
 
 class _Cut(NamedTuple):
     """One pass over one matrix: what of it each program does."""
@@ -66,18 +63,11 @@ class _Cut(NamedTuple):
     steps: int
 
 
-@functools.cache
-def _processors(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).multi_processor_count
-    return _INTERPRETED_PROCESSORS
-
-
 def _cut(x: Tensor, how: _Pass) -> _Cut:
     width = triton.next_power_of_2(x.shape[1])
     rows = max(1, how.tile // width)
     tiles = triton.cdiv(x.shape[0], rows)
-    steps = triton.cdiv(tiles, _processors(x.device) * how.programs_per_processor)
+    steps = triton.cdiv(tiles, processors(x.device) * how.programs_per_processor)
     return _Cut(triton.cdiv(tiles, steps), width, rows, steps)
 
 

@@ -6,7 +6,6 @@ the tap's weights [C, O]: nothing is copied or padded to make larger ones.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from drama_torchrl.kernels.conv_silu_kernel import conv_silu_kernel
 from drama_torchrl.kernels.optional_triton import triton
+from drama_torchrl.kernels.processors import shared_memory
 
 __all__ = ["convolve_by_taps", "empty_maps", "taps_of"]
 
@@ -130,16 +130,6 @@ def _launch(x: Tensor, taps: Tensor, channels_out: int) -> _Launch:
         launch = launch._replace(rows=min(launch.rows, _FEW_ROWS))
     stage = 3 * launch.block * x.shape[1] * x.element_size()
     # The block of results passes through shared memory too.
-    free = _shared_memory(x.device) - taps.nbytes
+    free = shared_memory(x.device) - taps.nbytes
     free -= launch.block * taps.shape[2] * x.element_size()
     return launch._replace(stages=max(1, min(launch.stages, free // stage)))
-
-
-@functools.cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes that one program may have."""
-    if device.type != "cuda":
-        return 1 << 17  # interpreted kernels have none to run out of
-    properties = torch.cuda.get_device_properties(device)
-    always = properties.shared_memory_per_block
-    return getattr(properties, "shared_memory_per_block_optin", always)

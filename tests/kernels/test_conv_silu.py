@@ -124,7 +124,7 @@ class TestMaps:
         device: torch.device,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(launches, "_shared_memory", lambda _: memory * 1024)
+        monkeypatch.setattr(launches, "shared_memory", lambda _: memory * 1024)
         x = torch.empty(8, 64, 32, 32, dtype=torch.float16, device=device)
         launch = launches._launch(x, x.new_empty(9, 64, 32), 32)
         assert launch.stages == stages
