@@ -133,12 +133,14 @@ def test_an_interrupt_lets_commands_end_by_themselves_and_starts_no_more(
 ) -> None:
     commands = [python(tmp_path, name, POLITE) for name in ("now", "later")]
     thread = threading.Thread(target=interrupt_when_up, args=(commands[0], number))
+    inherited = signal.signal(number, signal.default_int_handler)  # nohup ignores it
     thread.start()
     with pytest.raises(KeyboardInterrupt), interruptible():
         run_commands(
             names_of(commands), cpu_slots(1), prepare=one_of(commands), watch=unseen
         )
     thread.join()
+    signal.signal(number, inherited)
     assert text(commands[0]) == "up\nbye\n"
     assert not commands[1].log.exists()
 
