@@ -80,8 +80,6 @@ class Team:
     def _load(self, states: list[dict[str, Any]]) -> None:
         for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
-        if torch.cuda.is_available():  # replay and training have streams of their own
-            torch.cuda.synchronize()
 
     def follow(self) -> None:
         """Go on in the first process; do in the others what it says until it ends.

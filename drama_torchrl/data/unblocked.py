@@ -25,7 +25,7 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
     trains on the last one.
 
     What goes through the buffer is in order. Whoever touches ``storage`` or the state
-    of the sampler directly synchronises with ``stream``.
+    of the sampler directly does so :meth:`in_turn`.
 
     Args:
         stream: of this buffer's work, the same one for all buffers of a storage, on
@@ -92,23 +92,30 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
 
     def __getitem__(self, index: Any) -> Any:
         """Read records by slot, or an entry of all of them by key."""
-        with self._in_turn():
+        with self.in_turn():
             return super().__getitem__(index)
 
     def empty(self, empty_write_count: bool = True) -> None:
         """Forget all records."""
-        with self._in_turn():
+        with self.in_turn():
             super().empty(empty_write_count)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as TorchRL arranges it."""
-        with self._in_turn():
+        with self.in_turn():
             return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        with self._in_turn():
+        with self.in_turn():
             super().load_state_dict(state_dict)
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Touch what the buffer works on; its work after the block waits for it."""
+        yield
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
 
     @contextmanager
     def _beside(self) -> Iterator[None]:
@@ -119,10 +126,3 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
         with torch.cuda.stream(self.stream):
             yield
         torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)
-
-    @contextmanager
-    def _in_turn(self) -> Iterator[None]:
-        """The block waits for all before it, and this buffer's work after it for it."""
-        yield
-        if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))

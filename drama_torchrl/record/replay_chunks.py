@@ -17,6 +17,7 @@ from torchrl.data import TensorDictReplayBuffer
 
 from drama_torchrl.record.atomic import replacing
 from drama_torchrl.record.checkpoint import CheckpointError
+from drama_torchrl.record.ring import first_kept, refilling
 
 __all__ = ["Chunk", "ReplayChunks", "checksum"]
 
@@ -89,11 +90,6 @@ class ReplayChunks:
         self.replay = replay
         self.chunks: list[Chunk] = []
 
-    @property
-    def capacity(self) -> int:
-        """Transitions that the buffer holds at most."""
-        return self.replay.storage.max_size
-
     def write(self) -> list[Chunk]:
         """Write the transitions that are in no chunk yet.
 
@@ -102,7 +98,7 @@ class ReplayChunks:
         """
         self.folder.mkdir(exist_ok=True)
         end = self.replay.write_count
-        oldest = max(0, end - self.capacity)
+        oldest = first_kept(self.replay, end)
         self.chunks = [chunk for chunk in self.chunks if chunk.last > oldest]
         first = max([oldest, *(chunk.last for chunk in self.chunks)])
         for start in range(first, end, _RECORDS):
@@ -119,20 +115,16 @@ class ReplayChunks:
         Raises:
             CheckpointError: if a file is missing, damaged or not one of a replay.
         """
-        oldest = max(0, written - self.capacity)
-        writer = self.replay.writer
-        # Every transition returns to the slot that it had.
-        writer.load_state_dict({"_cursor": oldest % self.capacity, "_write_count": 0})
-        for chunk in chunks:
-            records = self.load(chunk)
-            self.replay.extend(records[max(0, oldest - chunk.first) :])
-        if chunks and self.replay.write_count != written - oldest:
-            raise CheckpointError(
-                f"{self.folder}: expected {written - oldest} transitions, got "
-                f"{self.replay.write_count}; use an earlier checkpoint."
-            )
-        cursor = written % self.capacity
-        writer.load_state_dict({"_cursor": cursor, "_write_count": written})
+        oldest = first_kept(self.replay, written)
+        with refilling(self.replay, written):
+            for chunk in chunks:
+                records = self.load(chunk)
+                self.replay.extend(records[max(0, oldest - chunk.first) :])
+            if chunks and self.replay.write_count != written - oldest:
+                raise CheckpointError(
+                    f"{self.folder}: expected {written - oldest} transitions, got "
+                    f"{self.replay.write_count}; use an earlier checkpoint."
+                )
         self.chunks = list(chunks)
 
     def load(self, chunk: Chunk) -> TensorDict:
@@ -164,7 +156,7 @@ class ReplayChunks:
                 path.unlink()
 
     def _write(self, first: int, last: int) -> Chunk:
-        slots = torch.arange(first, last) % self.capacity
+        slots = torch.arange(first, last) % self.replay.storage.max_size
         records = self.replay.storage.get(slots.to(self.replay.storage.device))
         columns = records.exclude("index").cpu().flatten_keys("/").to_dict()
         path = self.folder / Chunk(first, last, "").name

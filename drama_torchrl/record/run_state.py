@@ -10,6 +10,7 @@ from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import TensorDictReplayBuffer
 
+from drama_torchrl.data import UnblockedReplayBuffer
 from drama_torchrl.envs.atari import AtariEnv
 from drama_torchrl.envs.episode_state import (
     EpisodeMark,
@@ -18,6 +19,7 @@ from drama_torchrl.envs.episode_state import (
 )
 from drama_torchrl.policies.memory import Memory
 from drama_torchrl.record.checkpoint import CheckpointError
+from drama_torchrl.record.ring import first_kept, refilling
 
 __all__ = [
     "ActingMark",
@@ -171,9 +173,9 @@ class ReplayState:
 
     def state_dict(self) -> dict[str, Any]:
         """All transitions, oldest first, and how many ever came."""
-        written = self.replay.write_count
-        slots = torch.arange(self._oldest(written), written) % self._capacity
-        storage = self.replay.storage
+        written, storage = self.replay.write_count, self.replay.storage
+        oldest = first_kept(self.replay, written)
+        slots = torch.arange(oldest, written) % storage.max_size
         if not written:
             return {"written": 0, "records": None}
         records = storage.get(slots.to(storage.device)).exclude("index")
@@ -181,21 +183,10 @@ class ReplayState:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, each in the slot that it had."""
-        written, writer = state_dict["written"], self.replay.writer
-        if not written:
-            return
-        cursor = self._oldest(written) % self._capacity
-        writer.load_state_dict({"_cursor": cursor, "_write_count": 0})
-        self.replay.extend(state_dict["records"])
-        cursor = written % self._capacity
-        writer.load_state_dict({"_cursor": cursor, "_write_count": written})
-
-    @property
-    def _capacity(self) -> int:
-        return self.replay.storage.max_size
-
-    def _oldest(self, written: int) -> int:
-        return max(0, written - self._capacity)
+        written = state_dict["written"]
+        if written:
+            with refilling(self.replay, written):
+                self.replay.extend(state_dict["records"])
 
 
 class SamplerState:
@@ -207,8 +198,10 @@ class SamplerState:
     Example:
         >>> from torchrl.data import LazyTensorStorage
         >>> from drama_torchrl.data import UniformWindowSampler
-        >>> replay = TensorDictReplayBuffer(
-        ...     storage=LazyTensorStorage(8), sampler=UniformWindowSampler(window=2)
+        >>> replay = UnblockedReplayBuffer(
+        ...     stream=None,
+        ...     storage=LazyTensorStorage(8),
+        ...     sampler=UniformWindowSampler(window=2),
         ... )
         >>> _ = replay.extend(TensorDict({"time": torch.arange(10)}, [10])[:8])
         >>> _ = replay.extend(TensorDict({"time": torch.arange(3)}, [3]))
@@ -216,19 +209,20 @@ class SamplerState:
         {'0': {'newest': 2}}
     """
 
-    def __init__(self, *buffers: TensorDictReplayBuffer) -> None:
-        self.buffers = buffers
+    def __init__(self, *buffers: UnblockedReplayBuffer) -> None:
+        # What samplers share is there once.
+        self.buffers = {buffer.sampler.slots: buffer for buffer in buffers}
 
     def state_dict(self) -> dict[str, Any]:
-        """Visit counts and newest slots; what samplers share is there once."""
-        samplers = {buffer.sampler.slots: buffer.sampler for buffer in self.buffers}
-        return {
-            str(each): sampler.state_dict()
-            for each, sampler in enumerate(samplers.values())
-        }
+        """Visit counts and newest slots."""
+        states = {}
+        for each, buffer in enumerate(self.buffers.values()):
+            with buffer.in_turn():
+                states[str(each)] = buffer.sampler.state_dict()
+        return states
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        samplers = {buffer.sampler.slots: buffer.sampler for buffer in self.buffers}
-        for each, sampler in enumerate(samplers.values()):
-            sampler.load_state_dict(state_dict[str(each)])
+        for each, buffer in enumerate(self.buffers.values()):
+            with buffer.in_turn():
+                buffer.sampler.load_state_dict(state_dict[str(each)])

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torchrl.data import TensorDictReplayBuffer
 
 from drama_torchrl.agent import Agent
@@ -187,8 +186,6 @@ class Snapshots:
                 f"{folder}: expected the state of this run, got another one "
                 f"({type(error).__name__}: {error})."
             ) from error
-        if device.type == "cuda":  # the replay's stream reads what was restored, too
-            torch.cuda.synchronize(device)
         # The process may have ended before the newest agent got its second name.
         _publish(folder / _AGENT, self.run.checkpoint)
         self.saved = manifest.step
