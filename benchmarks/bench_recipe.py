@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench_step import SMOKE
 from benchmarks.harness import add_common_arguments, write_report
 from drama_torchrl.config import DramaConfig, load_config
 from drama_torchrl.factories import make_device
@@ -46,17 +47,9 @@ _CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _SMOKE = (
     "preset=quick",
     "env.game=Alien",
-    "env.frame_size=16",
+    *SMOKE,
     "training.total_steps=400",
     "training.random_steps=60",
-    "replay.model_batch=2",
-    "replay.model_window=8",
-    "replay.imagination_batch=8",
-    "replay.imagination_window=4",
-    "world_model.filters=[4,8,8]",
-    "world_model.d_model=32",
-    "world_model.head_dim=16",
-    "behaviour.horizon=3",
     "log.every=4",
 )
 

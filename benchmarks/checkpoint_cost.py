@@ -32,6 +32,7 @@ from unittest import mock
 import torch
 
 from benchmarks.bench_recipe import read_rows, steady_state
+from benchmarks.bench_step import SMOKE
 from benchmarks.harness import add_common_arguments, write_report
 from drama_torchrl.config import DramaConfig, load_config
 from drama_torchrl.estimate import random_batches
@@ -49,16 +50,8 @@ __all__ = ["Checkpoint", "disk_bytes", "main", "summarise"]
 _SMOKE = (
     "preset=quick",
     "env.game=Alien",
-    "env.frame_size=16",
+    *SMOKE,
     "replay.capacity=300",
-    "replay.model_batch=2",
-    "replay.model_window=8",
-    "replay.imagination_batch=8",
-    "replay.imagination_window=4",
-    "world_model.filters=[4,8,8]",
-    "world_model.d_model=32",
-    "world_model.head_dim=16",
-    "behaviour.horizon=3",
     "log.every=4",
     "log.checkpoint_every=100",
 )
