@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             row |= measure(make, mode, timed, device)
             rows.append(row)
             print(json.dumps(row), flush=True)
-    report = {"autocast": device.type == "cuda", "rows": rows}
-    write_report("bench_imagination", args, report, device)
+        report = {"autocast": device.type == "cuda", "rows": rows}
+        write_report("bench_imagination", args, report, device)
     return 0
 
 

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     device = make_device(args.device)
     rows: list[dict[str, Any]] = []
+    dtype = str(make_inputs(1, 1, device).x.dtype).removeprefix("torch.")
     for shape in args.shapes:
         batch, length = (int(number) for number in shape.split("x"))
         inputs = make_inputs(batch, length, device)
@@ -75,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for found in bench(name, form, inputs, reference, args, device):
                 rows.append(row | found)
                 print(json.dumps(rows[-1]), flush=True)
-    dtype = str(make_inputs(1, 1, device).x.dtype).removeprefix("torch.")
-    write_report("bench_ssd", args, {"dtype": dtype, "rows": rows}, device)
+        write_report("bench_ssd", args, {"dtype": dtype, "rows": rows}, device)
     return 0
 
 
