@@ -13,8 +13,8 @@ is not, because the run is asked to stop (SIGTERM) once the last step was logged
   ``--from-step 2000 --to-step 12000``.
 - ``first_trained_s`` runs from the start of the process, imports included, to the first
   training step, random acting before it included. ``training.random_steps`` is raised
-  by a few so that this step is a logged one. ``--cold`` gives the compilers an empty
-  cache.
+  by a few so that this step is a logged one. ``--cache`` names where the compilers keep
+  their work: an empty folder for a cold start, the same one again for a warm start.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = make_device(config.execution.device)
     overrides = [*args.overrides, *added_overrides(config, args.to_step)]
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder, "cache") if args.cold else None
+        state = describe_cache(args.cache)
         run_dir = Path(folder, "run")
         run = run_recipe(
-            [*overrides, f"run_dir={run_dir}"], args.to_step, args.timeout, cache
+            [*overrides, f"run_dir={run_dir}"], args.to_step, args.timeout, args.cache
         )
     report = {
         "options": overrides,
-        "compile_cache": "empty" if args.cold else "inherited",
+        "compile_cache": state,
         "first_trained_s": run.first_trained_s,
         "first_trained_step": run.rows[0]["step"],
         "exit_code": run.exit_code,
@@ -101,7 +101,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_common_arguments(parser)
     parser.add_argument("--from-step", type=int, default=1_200)
     parser.add_argument("--to-step", type=int, default=2_700)
-    parser.add_argument("--cold", action="store_true", help="empty compile caches")
+    parser.add_argument(
+        "--cache", type=Path, help="folder of the compilers' caches (default: theirs)"
+    )
     parser.add_argument("--timeout", type=float, default=540.0, help="seconds")
     args = parser.parse_intermixed_args(arguments)
     if args.smoke:
@@ -114,6 +116,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             f"{args.to_step}"
         )
     return args
+
+
+def describe_cache(cache: Path | None) -> str:
+    """Say what the compilers find: ``"empty"``, ``"filled"``, or what was there."""
+    if cache is None:
+        return "inherited"
+    return "filled" if cache.exists() and any(cache.rglob("*")) else "empty"
 
 
 def first_trained_step(config: DramaConfig) -> int:
@@ -149,7 +158,7 @@ def run_recipe(
         options: of the recipe; the last one is its ``run_dir``.
         to_step: environment step to wait for.
         timeout: seconds after which it is given up.
-        cache: directory for compilers to use instead of theirs.
+        cache: directory for the compilers' caches instead of theirs.
 
     Raises:
         RecipeError: if it ends or hangs before; what it printed last is quoted.
@@ -159,7 +168,7 @@ def run_recipe(
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
     if cache is not None:
-        environment |= {name: str(cache / name) for name in _CACHES}
+        environment |= {name: str(cache.resolve() / name) for name in _CACHES}
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
         process = subprocess.Popen(

@@ -237,7 +237,11 @@ def write_report(
         path = RESULTS / f"{bench}.json"
     if path is None:
         return
-    given = {k: v for k, v in vars(arguments).items() if k not in ("out", "device")}
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("out", "device", "cache")  # of this machine, not of the result
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {
         "bench": bench,

@@ -337,6 +337,14 @@ def test_the_recipe_is_timed_as_it_runs(tmp_path: Path) -> None:
     assert 1 < report["steps_per_second"] < 2000
 
 
+def test_a_start_is_cold_while_the_caches_are_empty(tmp_path: Path) -> None:
+    caches = tmp_path / "caches"
+    assert bench_recipe.describe_cache(caches) == "empty"
+    (caches / "triton").mkdir(parents=True)
+    assert bench_recipe.describe_cache(caches) == "filled"
+    assert bench_recipe.describe_cache(None) == "inherited"
+
+
 @pytest.mark.slow
 def test_a_recipe_that_fails_is_quoted() -> None:
     with pytest.raises(bench_recipe.RecipeError, match=r"replay\.capacity"):
