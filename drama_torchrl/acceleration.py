@@ -8,12 +8,19 @@ from pathlib import Path
 
 import torch
 from tensordict import TensorDictBase
+from torch._inductor import config as inductor
 
 from drama_torchrl import kernels
 from drama_torchrl.parallel import before_leaving, size
 from drama_torchrl.updates import BehaviourUpdate, Update, WorldModelUpdate
 
 __all__ = ["CapturedUpdate", "compile_regions"]
+
+# By name and version: what they do is in their arguments, which are part of the key.
+_CACHEABLE = {
+    f"torch.amp.autocast_mode.{name}": "1"
+    for name in ("_enter_autocast", "_exit_autocast")
+}
 
 
 class CapturedUpdate:
@@ -100,12 +107,14 @@ def compile_regions(update: WorldModelUpdate | BehaviourUpdate) -> None:
     acting, films and evaluation call them with other shapes.
 
     Compilers keep what they compiled from run to run, and know our operators by their
-    names alone: the sources of the kernels become part of their key.
+    names alone: the sources of the kernels become part of their key. A region that
+    switches autocast they would trace and differentiate anew at each start.
 
     Args:
         update: its ``regions`` are compiled, each at its first call.
     """
     torch.compiler.config.cache_key_tag = _digest_kernels()
+    inductor.unsafe_marked_cacheable_functions |= _CACHEABLE
     for owner, method in update.regions:
         region = torch.compile(getattr(owner, method), dynamic=False, fullgraph=True)
         setattr(owner, method, region)

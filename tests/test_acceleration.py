@@ -1,4 +1,4 @@
-"""What compilers keep from run to run goes by the kernels' sources."""
+"""What compilers keep from run to run: all regions, by the kernels' sources."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
 
 from drama_torchrl import acceleration, kernels
 from drama_torchrl.acceleration import compile_regions
@@ -37,3 +39,33 @@ def test_a_kernel_that_changes_is_compiled_again(
     source = folder / "conv_same.py"
     source.write_text(source.read_text() + "\n")
     assert key(monkeypatch, folder) != before
+
+
+class Region:
+    """An update of one region, part of which stays out of autocast."""
+
+    regions: tuple[tuple[Region, str], ...]
+
+    def __init__(self) -> None:
+        self.regions = ((self, "square"),)
+
+    def square(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return x @ x
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+def test_a_region_that_switches_autocast_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    kept = []
+    for _ in range(2):
+        torch.compiler.reset()
+        counters.clear()
+        update = Region()
+        compile_regions(update)  # type: ignore[arg-type]
+        update.square(torch.eye(2))
+        kept.append(counters["aot_autograd"])
+    first, second = kept
+    assert (first["autograd_cache_saved"], second["autograd_cache_hit"]) == (1, 1)
