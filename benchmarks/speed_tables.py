@@ -41,6 +41,7 @@ DYNAMICS_NAMES = {
 }
 _ABSENT = "–"
 _GAME_STEPS = 100_000
+_STARTS = {"empty": ", a cold start", "filled": ", a warm start"}
 
 
 def format_number(value: float | None) -> str:
@@ -102,13 +103,14 @@ def _step_row(
 
 def _modes_table(report: Report) -> Table:
     header = ["mode", "agrees", "metrics", "statistics", "parameters", "start-up s"]
-    header += ["peak GB", "steps/s", "minutes a game"]
+    header += ["start-up GB", "training GB", "steps/s", "minutes a game"]
     note = (
         "Before a time is taken, a mode has to agree with eager updates in float32, "
         "draws fixed: largest relative error of a metric and of a running statistic, "
         "median relative error of what the parameters changed by "
-        "(`benchmarks/agreement.py`). Steps per second, and minutes for 100 000 steps, "
-        "are of training alone."
+        "(`benchmarks/agreement.py`). GB is the most that was held, at the start with "
+        "cuDNN's trials of its algorithms. Steps per second, and minutes for 100 000 "
+        "steps, are of training alone."
     )
     rows = [_mode_row(name, mode) for name, mode in report["modes"].items()]
     failures = [
@@ -126,9 +128,10 @@ def _mode_row(name: str, mode: Report) -> list[str]:
     ]
     row = [name, agrees, *(_ABSENT if e is None else f"{e:.0e}" for e in errors)]
     if "parts" not in mode:
-        return [*row, *[_ABSENT] * 4]
+        return [*row, *[_ABSENT] * 5]
     step = mode["parts"]["step"]["median_ms"]
-    known = (mode["startup_s"], _peak(mode["memory"]), 1e3 / step)
+    peaks = [_peak(mode.get(name, {})) for name in ("startup_memory", "memory")]
+    known = (mode["startup_s"], *peaks, 1e3 / step)
     return [*row, *map(format_number, known), format_number(step * _GAME_STEPS / 6e4)]
 
 
@@ -147,7 +150,10 @@ def recipe_tables(report: Report) -> list[Table]:
         f"final evaluation is not in it. {_origin(report)} The compilers' caches were "
         f"{report['compile_cache']}. Options: `{' '.join(report['options'])}`."
     )
-    table = Table("The whole recipe", note, [*header, "first trained step s"], [row])
+    compiled = "execution.compile=true" in report["options"]
+    title = "The whole recipe" + ("" if compiled else ", without compilation")
+    title += _STARTS.get(report["compile_cache"], "")
+    table = Table(title, note, [*header, "first trained step s"], [row])
     return [table]
 
 

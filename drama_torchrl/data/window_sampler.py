@@ -1,9 +1,4 @@
-"""Drawing windows of consecutive records from a ring, uniformly or by weights.
-
-The functions have static shapes and no host sync, so that they can be captured in a
-CUDA graph (``newest`` and ``length`` may be device scalars). They work in float64: the
-smallest of 10^7 float32 draws are often equal, and topk does not break ties at random.
-"""
+"""Drawing windows of consecutive records from a ring, uniformly or by weights."""
 
 from __future__ import annotations
 
@@ -14,81 +9,21 @@ from typing import Any
 import torch
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torch.nn.functional import pad
 from torchrl.data.replay_buffers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
 from drama_torchrl.data.visit_counts import RingCursor
+from drama_torchrl.data.window_starts import (
+    complete_windows,
+    draw_starts,
+    uninterrupted_windows,
+)
 from drama_torchrl.parallel import my_share
 
 __all__ = [
     "UniformWindowSampler",
     "WindowSampler",
-    "complete_windows",
-    "draw_starts",
-    "uninterrupted_windows",
 ]
-
-
-def complete_windows(
-    num_slots: int, newest: int | Tensor, length: int | Tensor, window: int, device: Any
-) -> Tensor:
-    """Tells where a window may start and end no later than the newest record.
-
-    Args:
-        num_slots: slots considered: the whole ring, or those written so far.
-        newest: slot written last.
-        length: number of records stored; the slots beyond are no starts.
-        window: records in a window.
-        device: where to put the result.
-
-    Returns:
-        bool ``[num_slots]``.
-    """
-    slots = torch.arange(num_slots, dtype=torch.int32, device=device)
-    age = (newest - slots) % num_slots
-    return (age >= window - 1) & (age < length)
-
-
-def uninterrupted_windows(ends: Tensor, window: int) -> Tensor:
-    """Tells where a window of a ring has no episode end before its last record.
-
-    Args:
-        ends: bool ``[num_slots]``, True where a record ends its episode.
-        window: records in a window, at most ``num_slots``.
-
-    Returns:
-        bool ``[num_slots]``.
-    """
-    ends_before = pad(torch.cat([ends, ends[: window - 1]]).cumsum(0), (1, 0))
-    return ends_before[window - 1 : window - 1 + len(ends)] == ends_before[: len(ends)]
-
-
-def draw_starts(
-    log_weights: Tensor, batch_size: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draws different slots, one after the other with p ∝ w among those left.
-
-    Gumbel-top-k (arXiv:1903.06059): the ``batch_size`` largest log w − log(−log u)
-    with u uniform in (0, 1), largest first, are such a sequence of draws.
-
-    Args:
-        log_weights: ``[num_slots]``, −inf for slots that must not be drawn.
-        batch_size: number of slots to draw; as many must be possible.
-        generator: source of randomness on the device of ``log_weights``.
-
-    Returns:
-        int64 ``[batch_size]``, in the order of the draws.
-
-    Example:
-        >>> import torch
-        >>> impossible = -float("inf")
-        >>> draw_starts(torch.tensor([impossible, 0.0, impossible]), 1)
-        tensor([1])
-    """
-    noise = torch.empty_like(log_weights).uniform_(generator=generator)
-    exponential = noise.log_().neg_()  # 4 times faster on a CPU than exponential_
-    return (log_weights - exponential.log_()).topk(batch_size).indices
 
 
 class WindowSampler(Sampler):

@@ -48,6 +48,7 @@ def mode(*times: float) -> dict[str, Any]:
     return {
         "agreement": {"agrees": True, "errors": errors},
         "startup_s": 12.34,
+        "startup_memory": {"peak_allocated_gb": 8.0, "peak_reserved_gb": 9.01},
         "memory": {"peak_allocated_gb": 2.0, "peak_reserved_gb": 3.456},
         "parts": {p: timing(ms) for p, ms in zip(PARTS, times, strict=True)},
     }
@@ -229,6 +230,7 @@ def test_each_mode_says_how_it_agrees_and_what_it_costs() -> None:
         "0e+00",
         "1e-03",
         "12.3",
+        "9.01",
         "3.46",
         "50",
         "33.3",
@@ -245,8 +247,8 @@ def test_a_mode_that_was_not_timed_is_listed_without_times() -> None:
     assert "graphs ms" not in steps.header
     assert steps.rows[0][-2:] == ["20.0", "38"]
     assert modes.rows[1][:2] == ["graphs", "no"]
-    assert modes.rows[1][-4:] == ["–"] * 4
-    assert modes.rows[2] == ["compile", *["–"] * 8]
+    assert modes.rows[1][-5:] == ["–"] * 5
+    assert modes.rows[2] == ["compile", *["–"] * 9]
     assert "Not timed: compile: RuntimeError: no compiler." in modes.note
 
 
@@ -359,7 +361,7 @@ def test_all_measurements_come_in_one_order(tmp_path: Path) -> None:
     assert titles == [
         "## A training step",
         "## Modes of a step",
-        "## The whole recipe",
+        "## The whole recipe, without compilation, a cold start",
         "## One run on several GPUs",
         "## Imagination by size",
         "## Dynamics, training, graphs",

@@ -32,7 +32,7 @@ from drama_torchrl.data import (
     VisitCounts,
 )
 from drama_torchrl.data.dfs_sampler import imagination_log_weights, model_log_weights
-from drama_torchrl.data.window_sampler import (
+from drama_torchrl.data.window_starts import (
     complete_windows,
     draw_starts,
     uninterrupted_windows,
