@@ -16,7 +16,8 @@ from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
 from drama_torchrl.modules.mode import evaluating, training
 from drama_torchrl.modules.normalization import RMSNorm, RunningNorm
-from drama_torchrl.modules.pixels import PixelDecoder, PixelEncoder
+from drama_torchrl.modules.pixel_decoder import PixelDecoder
+from drama_torchrl.modules.pixel_encoder import PixelEncoder
 from drama_torchrl.modules.world_model import WorldModel
 
 __all__ = [

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drama_torchrl.modules.pixels import PixelDecoder, PixelEncoder
+from drama_torchrl.modules.pixel_decoder import PixelDecoder
+from drama_torchrl.modules.pixel_encoder import PixelEncoder
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from drama_torchrl.kernels.frame_blocks import frames_to_blocks
 from drama_torchrl.modules.initialisation import truncated_normal_init_
-from drama_torchrl.modules.pixels import PixelDecoder, PixelEncoder
+from drama_torchrl.modules.pixel_decoder import PixelDecoder
+from drama_torchrl.modules.pixel_encoder import PixelEncoder
 
 SMALL: dict[str, Any] = {"filters": (8, 16, 16), "frame_size": 16}
 MODES = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
