@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import describe_failure, relative_error
+from drama_torchrl.kernels.ssd_chunks import MIN_LENGTH, can_chunk, ssd_chunks
 from drama_torchrl.modules.ssd import (
     ssd,
     ssd_chunked,
@@ -64,9 +65,19 @@ def forms() -> dict[str, Form]:
         "chunked 64": partial(ssd_chunked, chunk_size=64),
         "chunked 128": partial(ssd_chunked, chunk_size=128),
         "chunked 256": partial(ssd_chunked, chunk_size=256),
+        "Triton chunks": chunks_form,
         "ssd (ours, by length)": ssd,
         "mamba-ssm": mamba_form,
     }
+
+
+def chunks_form(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run the agent's own kernels where ``ssd`` may choose them."""
+    if not can_chunk(x, B, C):
+        raise SkippedError(f"needs a CUDA device, Triton and {MIN_LENGTH} steps")
+    return ssd_chunks(x, dt, A, B, C)
 
 
 def mamba_form(

@@ -6,7 +6,9 @@ The recurrence (arXiv:2405.21060, section 2), for every head with decay rate A <
 
 ``ssd_step`` is that line, ``ssd_recurrent`` its loop over time, ``ssd_quadratic`` the
 attention-like form, ``ssd_chunked`` the block decomposition and ``ssd`` their choice by
-length. They agree in values and gradients, and share these shapes:
+length; on a GPU with Triton ``ssd`` runs kernels instead, ``kernels/ssd_scan.py`` on
+short sequences without gradients and ``kernels/ssd_chunks.py`` on longer ones. All
+agree in values and gradients, and share these shapes:
 
     x              [B, T, NH, P]   inputs, one P-vector per head
     dt             [B, T, NH]      step sizes, > 0 (after the softplus)
@@ -28,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drama_torchrl.kernels.ssd_chunks import can_chunk, ssd_chunks
 from drama_torchrl.kernels.ssd_scan import can_scan, ssd_scan
 from drama_torchrl.modules.recurrence import check_fits, wide
 
@@ -40,8 +43,8 @@ __all__ = [
     "ssd_step",
 ]
 
-# On an H200 one chunk wins up to here (0.85 against 1.59 ms at 16x128) and loses at
-# 16x1664 (5.62 against 2.67 ms): its cost grows with the square of T.
+# In plain torch on an H200 one chunk wins up to here (0.85 against 1.59 ms at 16x128)
+# and loses at 16x1664 (5.62 against 2.67 ms): its cost grows with the square of T.
 QUADRATIC_MAX_LENGTH = 256
 
 _ARGUMENTS = "dt B T NH, A NH, B B T S, C B T S, initial_state B NH P S, is_init B T"
@@ -81,8 +84,12 @@ def ssd(
     if initial_state is None and is_init is None and can_scan(x, B):
         _check_shapes(x, dt, A, B, C, None, None)
         return ssd_scan(x, dt, A, B, C)
+    options = {"initial_state": initial_state, "is_init": is_init}
+    if can_chunk(x, B, C):
+        _check_shapes(x, dt, A, B, C, initial_state, is_init)
+        return ssd_chunks(x, dt, A, B, C, **options)
     run = ssd_quadratic if x.shape[1] <= QUADRATIC_MAX_LENGTH else ssd_chunked
-    return run(x, dt, A, B, C, initial_state=initial_state, is_init=is_init)
+    return run(x, dt, A, B, C, **options)
 
 
 def ssd_step(
