@@ -48,13 +48,13 @@ def convolved(
     inside: tl.tensor,
     TAPS: tl.constexpr,
 ) -> tl.tensor:
-    """Computes SiLU(bias + Σ weight · window) in float32, rounded as the window is."""
+    """Computes SiLU(bias + Σ weight · window) in float32."""
     total = tl.zeros(channel.shape, tl.float32)
     for tap in tl.static_range(TAPS):
         factor = tl.load(weight + channel * TAPS + tap, mask=inside, other=0.0)
         total += window[tap].to(tl.float32) * factor
     total += tl.load(bias + channel, mask=inside, other=0.0)
-    return silu(total, False).to(window[TAPS - 1].dtype).to(tl.float32)
+    return silu(total, False)
 
 
 @jit
@@ -127,14 +127,16 @@ def mamba2_step_kernel(
     dt = step.to(tl.float32) + tl.load(dt_bias + head, mask=inside, other=0.0)
     dt = softplus(dt)
     rate = -tl.exp(tl.load(rate_logs + head, mask=inside, other=0.0))
-    x = convolved(x_taps, weight, bias, p, inside, TAPS)
-    maps = convolved(bc_taps, weight, bias, bc, mapped, TAPS)
+    # Rounded as what was projected.
+    kind = projected.dtype.element_ty
+    x = convolved(x_taps, weight, bias, p, inside, TAPS).to(kind).to(tl.float32)
+    maps = convolved(bc_taps, weight, bias, bc, mapped, TAPS).to(kind).to(tl.float32)
     maps = tl.reshape(maps, [2, WIDTH])
     upper = tl.arange(0, 2)[:, None] == 0
     b_t = tl.sum(tl.where(upper, maps, 0.0), 0)
     c_t = tl.sum(tl.where(upper, 0.0, maps), 0)
     h = h.to(tl.float32) * tl.exp(dt * rate)[:, None] + (x * dt)[:, None] * b_t[None, :]
-    y = tl.sum(h * c_t[None, :], 1).to(projected.dtype.element_ty).to(tl.float32)
+    y = tl.sum(h * c_t[None, :], 1).to(kind).to(tl.float32)
     y += tl.load(skips + head, mask=inside, other=0.0) * x
 
     tl.store(new_state + places, h, mask=within)

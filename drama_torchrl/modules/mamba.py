@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
+from drama_torchrl.kernels.mamba_step import can_step, mamba_step
 from drama_torchrl.modules.causal_conv import causal_conv, causal_conv_step
 from drama_torchrl.modules.mamba_kernel import load_kernel, scan_with_kernel
+from drama_torchrl.modules.recurrence import wide
 from drama_torchrl.modules.selective_scan import selective_scan, selective_scan_step
 from drama_torchrl.modules.sequence_layer import (
     as_size,
@@ -44,9 +46,11 @@ class Mamba(nn.Module):
       in the dtype of the projection that made them: bfloat16 under autocast;
     - ``"ssm"`` [B, DI, S]: h, float32 also under autocast.
 
-    Passed states are never written to. On a GPU, sequences from an empty past run
-    through mamba-ssm's kernel where that is installed, but not under
-    ``torch.compile``, which makes its own kernels of the plain scan.
+    Passed states are never written to. On a GPU with Triton, sequences run through
+    kernels of our own, and steps too where no gradient is wanted. Where mamba-ssm is
+    installed, sequences from an empty past run through its kernel instead, but not
+    under ``torch.compile``, which does not know it, nor where torch is to use
+    repeatable algorithms, which it is not. Elsewhere all is plain PyTorch.
 
     Args:
         d_model: width D of inputs and outputs.
@@ -111,9 +115,8 @@ class Mamba(nn.Module):
         """
         size = as_size(batch_size)
         weight = self.conv1d.weight
-        wide = torch.promote_types(weight.dtype, torch.float32)
         conv = weight.new_zeros(*size, self.d_inner, self.d_conv - 1)
-        ssm = weight.new_zeros(*size, self.d_inner, self.d_state, dtype=wide)
+        ssm = wide(weight.new_zeros(*size, self.d_inner, self.d_state))
         return TensorDict({"conv": conv, "ssm": ssm}, batch_size=size)
 
     def forward(
@@ -143,7 +146,8 @@ class Mamba(nn.Module):
         inputs, z = self.in_proj(x).chunk(2, dim=-1)
         past = None if state is None else state["conv"]
         convolved, past = causal_conv(inputs, past, *self._conv_parameters(), is_init)
-        arguments = self._select(convolved)
+        low_rank, B, C = self._select(convolved)
+        arguments = (convolved, self.dt_proj(low_rank), self._decay_rates(), B, C)
         if self._kernel and state is None and is_init is None and _fits_kernel(x):
             y, ssm = scan_with_kernel(self._kernel, *arguments)
         else:
@@ -153,10 +157,13 @@ class Mamba(nn.Module):
                 is_init=is_init,
             )
         new_state = TensorDict({"conv": past, "ssm": ssm}, batch_size=x.shape[:1])
-        return self._project_out(y, convolved, z), new_state
+        return self.out_proj(self._gate(y, convolved, z)), new_state
 
     def step(self, x: Tensor, state: TensorDictBase) -> tuple[Tensor, TensorDict]:
         """Run one step; the cost does not depend on how many came before.
+
+        Without gradients, on a GPU, one kernel convolves and another does all that
+        follows the step sizes' projection.
 
         Args:
             x: [B, D] inputs.
@@ -174,27 +181,36 @@ class Mamba(nn.Module):
         convolved, past = causal_conv_step(
             inputs, state["conv"], *self._conv_parameters()
         )
-        y, ssm = selective_scan_step(*self._select(convolved), state["ssm"])
+        low_rank, B, C = self._select(convolved)
+        ssm, rates = state["ssm"], (self.dt_proj.bias, self.A_log, self.D)
+        if can_step(convolved, low_rank, z, ssm, *rates):
+            raw = F.linear(low_rank, self.dt_proj.weight)
+            gated, ssm = mamba_step(convolved, raw, B, C, z, ssm, *rates)
+        else:
+            dt, decay_rates = self.dt_proj(low_rank), self._decay_rates()
+            y, ssm = selective_scan_step(convolved, dt, decay_rates, B, C, ssm)
+            gated = self._gate(y, convolved, z)
         new_state = TensorDict({"conv": past, "ssm": ssm}, batch_size=x.shape[:1])
-        return self._project_out(y, convolved, z), new_state
+        return self.out_proj(gated), new_state
 
     def _conv_parameters(self) -> tuple[Tensor, Tensor]:
         """Give the kernel [DI, d_conv] and the bias [DI]."""
         assert self.conv1d.bias is not None
         return self.conv1d.weight.squeeze(1), self.conv1d.bias
 
-    def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Give x [..., DI], dt [..., DI] > 0, A [DI, S], B and C [..., S]."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+    def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the low-rank dt [..., rank], B and C [..., S]."""
         widths = (self.dt_rank, self.d_state, self.d_state)
         low_rank, B, C = self.x_proj(x).split(widths, dim=-1)
-        rates = -torch.exp(self.A_log.to(wide))
-        return x, self.dt_proj(low_rank), rates, B, C
+        return low_rank, B, C
 
-    def _project_out(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """Add the skip D x, gate with z and project to [..., D]."""
+    def _decay_rates(self) -> Tensor:
+        return -torch.exp(wide(self.A_log))
+
+    def _gate(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """Give (y + D x) * SiLU(z), [..., DI]."""
         y = y + self.D * x
-        return self.out_proj(y * F.silu(z.to(y.dtype)))
+        return y * F.silu(z.to(y.dtype))
 
     def _check_state(self, state: TensorDictBase | None, batch: int) -> None:
         conv, ssm = (self.d_inner, self.d_conv - 1), (self.d_inner, self.d_state)
@@ -202,8 +218,9 @@ class Mamba(nn.Module):
 
 
 def _fits_kernel(x: Tensor) -> bool:
-    wide = x.dtype == torch.float64
-    return x.is_cuda and not wide and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
+        return False
+    return x.is_cuda and x.dtype != torch.float64
 
 
 class _StepSizes(nn.Module):
@@ -227,5 +244,4 @@ class _StepSizes(nn.Module):
     def forward(self, low_rank: Tensor) -> Tensor:
         """Map [..., rank] to [..., DI] > 0."""
         raw = F.linear(low_rank, self.weight)
-        wide = torch.promote_types(raw.dtype, torch.float32)
-        return F.softplus(raw.to(wide) + self.bias.to(wide))
+        return F.softplus(wide(raw) + wide(self.bias))

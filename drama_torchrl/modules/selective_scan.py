@@ -1,4 +1,4 @@
-"""Mamba's selective scan as pure functions: one recurrence, three ways to run it.
+"""Mamba's selective scan as pure functions: one recurrence, four ways to run it.
 
 The recurrence (arXiv:2312.00752, section 3), for every channel c and state s with
 decay rates A < 0:
@@ -8,8 +8,9 @@ decay rates A < 0:
 
 Mamba-2 has one decay rate per head, which makes the recurrence a matrix product; here
 each channel has S of its own. ``selective_scan_step`` is that line,
-``selective_scan_recurrent`` its loop over time, and ``selective_scan`` runs chunks of
-steps in parallel. They agree in values and gradients, and share these shapes:
+``selective_scan_recurrent`` its loop over time, ``selective_scan_chunked`` runs chunks
+of steps in parallel, and ``selective_scan`` is that or, on a GPU with Triton, kernels.
+They agree in values and gradients, and share these shapes:
 
     x, dt          [B, T, DI]   inputs and step sizes > 0 (after the softplus)
     A              [DI, S]      decay rates, < 0
@@ -27,12 +28,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from drama_torchrl.kernels import selective_scan as kernels
 from drama_torchrl.modules.recurrence import check_fits, wide
 
 __all__ = [
     "CHUNK_SIZE",
     "linear_scan",
     "selective_scan",
+    "selective_scan_chunked",
     "selective_scan_recurrent",
     "selective_scan_step",
 ]
@@ -101,13 +104,8 @@ def selective_scan(
     *,
     initial_state: Tensor | None = None,
     is_init: Tensor | None = None,
-    chunk_size: int = CHUNK_SIZE,
 ) -> tuple[Tensor, Tensor]:
-    """Run the recurrence in parallel inside chunks of ``chunk_size`` steps.
-
-    States of all steps exist for one chunk at a time: their memory is
-    [B, chunk_size, DI, S], not [B, T, DI, S], in training too, where the backward pass
-    computes them again from the state at the start of the chunk.
+    """Run the recurrence in the form that is fastest where ``x`` is.
 
     Args and returns as in the module's docstring.
 
@@ -120,6 +118,39 @@ def selective_scan(
         >>> y, state = selective_scan(x, dt, A, B, C)
         >>> y.shape, state.shape
         (torch.Size([2, 5, 3]), torch.Size([2, 3, 4]))
+    """
+    inputs = (x, dt, A, B, C)
+    _check_shapes(*inputs, initial_state, is_init)
+    if kernels.can_scan(*inputs, initial_state):
+        y, state, _ = kernels.selective_scan(*inputs, initial_state, is_init)
+        return y, state
+    return selective_scan_chunked(*inputs, initial_state=initial_state, is_init=is_init)
+
+
+def selective_scan_chunked(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    is_init: Tensor | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence in parallel inside chunks of ``chunk_size`` steps.
+
+    States of all steps exist for one chunk at a time: their memory is
+    [B, chunk_size, DI, S], not [B, T, DI, S], in training too, where the backward pass
+    computes them again from the state at the start of the chunk.
+
+    Args, returns and errors as for :func:`selective_scan`.
+
+    Example:
+        >>> ones = torch.ones(1, 2, 1)
+        >>> y, _ = selective_scan_chunked(ones, ones, -torch.ones(1, 1), ones, ones)
+        >>> y.flatten()  # 1, then exp(-1) + 1
+        tensor([1.0000, 1.3679])
     """
     _check_shapes(x, dt, A, B, C, initial_state, is_init)
     state = _zero_state(x, A) if initial_state is None else wide(initial_state)

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
 from drama_torchrl.modules.mamba_kernel import load_kernel, scan_with_kernel
-from drama_torchrl.modules.selective_scan import selective_scan
+from drama_torchrl.modules.selective_scan import selective_scan, selective_scan_chunked
 
 pytestmark = [
     pytest.mark.gpu,
@@ -127,14 +128,14 @@ def test_one_seed_gives_the_weights_of_its_first_layer_too(
 
 
 @pytest.mark.parametrize(("batch", "length"), [(16, 128), (4, 300)])
-@pytest.mark.parametrize("plain", [False, True], ids=["kernel", "plain"])
+@pytest.mark.parametrize("own", [False, True], ids=["theirs", "our-kernels"])
 def test_values_and_gradients_equal_those_of_its_first_layer(
-    first_reference: Any, batch: int, length: int, plain: bool
+    first_reference: Any, batch: int, length: int, own: bool
 ) -> None:
     torch.manual_seed(0)
     ours, theirs = Mamba(512).cuda(), first_reference(512, use_fast_path=False).cuda()
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    if plain:
+    if own:
         ours._kernel = None
     x = torch.randn(batch, length, 512, device="cuda")
     expected = values_and_gradients(theirs, x)
@@ -147,7 +148,7 @@ def test_values_and_gradients_equal_those_of_its_first_layer(
     assert max(errors.values()) <= TOLERANCE, errors
 
 
-def test_the_kernels_final_state_is_that_of_the_plain_scan(
+def test_the_kernels_final_state_is_that_of_our_scans(
     first_reference: Any,
 ) -> None:
     kernel = load_kernel()
@@ -161,14 +162,12 @@ def test_the_kernels_final_state_is_that_of_the_plain_scan(
         "C": torch.randn(2, 100, 16),
     }
     found = []
-    for with_kernel in (True, False):
+    forms = (partial(scan_with_kernel, kernel), selective_scan, selective_scan_chunked)
+    for scan in forms:
         leaves = {k: t.cuda().requires_grad_() for k, t in inputs.items()}
-        y, state = (
-            scan_with_kernel(kernel, **leaves)
-            if with_kernel
-            else selective_scan(*leaves.values())
-        )
+        y, state = scan(*leaves.values())
         loss = y.square().mean() + state.square().mean()
         gradients = torch.autograd.grad(loss, [*leaves.values()])
         found.append([y, state, *gradients])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+    for ours in found[1:]:
+        torch.testing.assert_close(ours, found[0], rtol=1e-3, atol=1e-4)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from drama_torchrl.modules.selective_scan import (
     linear_scan,
     selective_scan,
+    selective_scan_chunked,
     selective_scan_recurrent,
     selective_scan_step,
 )
@@ -59,7 +60,9 @@ def test_chunks_are_the_loop_in_values_and_all_gradients(
         inputs["initial_state"] = torch.randn(BATCH, WIDTH, STATE)
     is_init = torch.rand(BATCH, length) < 0.2 if resets else None
     expected = outcome(selective_scan_recurrent, inputs, is_init=is_init)
-    found = outcome(selective_scan, inputs, is_init=is_init, chunk_size=chunk_size)
+    found = outcome(
+        selective_scan_chunked, inputs, is_init=is_init, chunk_size=chunk_size
+    )
     torch.testing.assert_close(found, expected)
 
 
@@ -129,7 +132,7 @@ def test_states_of_one_chunk_exist_at_a_time_in_training_too() -> None:
 
     with sizes_of_results() as sizes:
         with torch.autograd.graph.saved_tensors_hooks(save, lambda t: t):
-            y, _ = selective_scan(**inputs, chunk_size=chunk)
+            y, _ = selective_scan_chunked(**inputs, chunk_size=chunk)
         y.sum().backward()
     assert max(sizes) <= largest_input
     assert sum(saved) < length * width * state

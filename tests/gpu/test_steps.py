@@ -1,4 +1,4 @@
-"""Steps of a Mamba-2 layer at the agent's size: the kernel's are those of torch."""
+"""Steps of Mamba layers at the agent's size: the kernels' are those of torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
 
 pytestmark = [
@@ -17,12 +18,13 @@ WIDTH, STEPS, CONTEXT = 512, 5, 8
 autocasts = pytest.mark.parametrize(
     "autocast", [False, True], ids=["float32", "bfloat16"]
 )
+Layer = Mamba | Mamba2
 Results = tuple[Tensor, Tensor, Tensor]
 
 
-@pytest.fixture
-def layer() -> Mamba2:
-    layer = Mamba2(WIDTH).cuda()
+@pytest.fixture(params=[Mamba, Mamba2], ids=["mamba", "mamba2"])
+def layer(request: pytest.FixtureRequest) -> Layer:
+    layer: Layer = request.param(WIDTH).cuda()
     with torch.no_grad():
         layer.D.normal_()
     return layer
@@ -32,7 +34,7 @@ def inputs(rollouts: int, steps: int = STEPS) -> Tensor:
     return torch.randn(rollouts, steps, WIDTH, device="cuda")
 
 
-def chain(layer: Mamba2, x: Tensor, conv: Tensor, ssm: Tensor) -> Results:
+def chain(layer: Layer, x: Tensor, conv: Tensor, ssm: Tensor) -> Results:
     """Steps over x [B, T, D]: the outputs and the last state."""
     state = TensorDict({"conv": conv, "ssm": ssm}, batch_size=x.shape[:1])
     outputs = []
@@ -42,7 +44,7 @@ def chain(layer: Mamba2, x: Tensor, conv: Tensor, ssm: Tensor) -> Results:
     return torch.stack(outputs, 1), state["conv"], state["ssm"]
 
 
-def start_of(layer: Mamba2, rollouts: int, context: int) -> tuple[Tensor, Tensor]:
+def start_of(layer: Layer, rollouts: int, context: int) -> tuple[Tensor, Tensor]:
     """The state after a context of random inputs; of an empty past after none."""
     state = layer.initial_state(rollouts)
     if context:
@@ -62,7 +64,7 @@ def assert_close(found: Results, expected: Results, *, tolerance: float) -> None
 @pytest.mark.parametrize("rollouts", [1, 1024])
 @autocasts
 def test_steps_without_gradients_are_those_with_them(
-    layer: Mamba2, autocast: bool, rollouts: int, context: int
+    layer: Layer, autocast: bool, rollouts: int, context: int
 ) -> None:
     x = inputs(rollouts)
     with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
@@ -78,7 +80,7 @@ def test_steps_without_gradients_are_those_with_them(
 
 
 @autocasts
-def test_a_compiler_and_a_graph_take_them(layer: Mamba2, autocast: bool) -> None:
+def test_a_compiler_and_a_graph_take_them(layer: Layer, autocast: bool) -> None:
     x = inputs(64)
 
     def run(x: Tensor, conv: Tensor, ssm: Tensor) -> Results:
