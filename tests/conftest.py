@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import hypothesis
@@ -16,8 +17,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 # Small tensors gain nothing from a second thread, and on a busy machine threads that
-# wait for each other take ten times as long.
+# wait for each other take ten times as long; nor does it in processes of a test.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_float32_matmul_precision("highest")
 torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.allow_tf32 = False

@@ -24,7 +24,7 @@ OPTIONS = (
     "log.checkpoint_every=8",
     "log.film_every=30",
 )
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 # Full from step 23 to 36: two checkpoints, one film, one episode and six rows.
 FIRST, LAST = 23, 36
 

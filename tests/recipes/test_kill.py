@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,18 +27,36 @@ OPTIONS = (
     "log.film_every=1000",
     "evaluation.greedy_episodes=0",
 )
+# Not ended before a signal comes, nor so long that a busy machine warns of hours.
+LONG = "training.total_steps=20000"
 KILLS = 10  # benchmarks/kill_run.py kills 50 times by default
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    recipe = REPOSITORY / "recipes" / "drama_atari100k.py"
-    return subprocess.Popen(
-        [sys.executable, str(recipe), *arguments],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the recipe; no process outlives its test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_one(*arguments: str) -> subprocess.Popen[str]:
+        recipe = REPOSITORY / "recipes" / "drama_atari100k.py"
+        process = subprocess.Popen(
+            [sys.executable, str(recipe), *arguments],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in started:
+        process.kill()
+        with process:  # closes its pipes
+            process.wait()
 
 
 def wait_for_snapshot(process: subprocess.Popen[str], run: Path) -> None:
@@ -55,7 +74,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.kill_run", *arguments],
         cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=600,
@@ -68,10 +87,10 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_step_and_says_how_to_go_on(
-    tmp_path: Path, number: signal.Signals
+    start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
-    process = start(*run_options(run, *OPTIONS, "training.total_steps=100000"))
+    process = start(*run_options(run, *OPTIONS, LONG))
     wait_for_snapshot(process, run)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -85,10 +104,10 @@ def test_a_signal_ends_the_step_and_says_how_to_go_on(
 
 @pytest.mark.slow
 def test_a_run_at_work_is_refused_to_others_and_goes_on_untouched(
-    tmp_path: Path,
+    start: Start, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = start(*run_options(run, *OPTIONS, "training.total_steps=100000"))
+    process = start(*run_options(run, *OPTIONS, LONG))
     wait_for_snapshot(process, run)
     other = start(f"resume={run}", "log.every=9")
     _, errors = other.communicate(timeout=60)
@@ -106,7 +125,7 @@ def test_a_run_at_work_is_refused_to_others_and_goes_on_untouched(
     assert last.returncode == 75, errors
 
 
-def test_a_finished_run_says_so(finished_run: Path) -> None:
+def test_a_finished_run_says_so(start: Start, finished_run: Path) -> None:
     process = start(f"resume={finished_run}")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -34,7 +34,6 @@ TINY = [
 @pytest.fixture(autouse=True)
 def found_by_children(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def read_rows(out: Path) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,17 @@
-"""Several processes on this machine that run one function together, through gloo."""
+"""Several processes on this machine that run one function together.
+
+On CPUs they are forked from a server that has imported everything and computed nothing:
+importing anew would take most of the time. A driver of GPUs does not survive a fork.
+"""
 
 from __future__ import annotations
 
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.queues import Queue
 from queue import Empty
 from typing import Any
@@ -14,30 +19,39 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.distributed import TCPStore
 from torch.utils._pytree import tree_map_only
 
 from drama_torchrl.parallel import processes
+
+_IMPORTED = ["recipes.drama_atari100k", "tests.reference.stopping"]
+_STDERR = 2
 
 
 def run_together(
     function: Callable[..., Any], *arguments: Any, count: int = 2, device: str = "cpu"
 ) -> list[Any]:
     """Returns by process what ``function`` returned, or how it ended instead."""
-    context = mp.get_context("spawn")
+    context: ForkServerContext | SpawnContext = mp.get_context("spawn")
+    if device == "cpu":
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(_IMPORTED)
     results: Queue[tuple[int, Any]] = context.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    members = [
-        context.Process(
-            target=_member,
-            args=(rank, count, port, device, results, function, arguments),
-            daemon=True,
-        )
-        for rank in range(count)
-    ]
-    for member in members:
-        member.start()
+    # As torchrun does: what a process that failed has said there outlives it.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    # Theirs would be what this process's was when the server started.
+    with Connection(os.dup(_STDERR), readable=False) as stderr:
+        members = [
+            context.Process(
+                target=_member,
+                args=(rank, count, port, device, stderr, results, function, arguments),
+                daemon=True,
+            )
+            for rank in range(count)
+        ]
+        for member in members:
+            member.start()
     found: dict[int, Any] = {}
     end = time.monotonic() + 300
     while len(found) < count and time.monotonic() < end:
@@ -59,16 +73,19 @@ def _member(
     count: int,
     port: int,
     device: str,
+    stderr: Connection,
     results: Queue[tuple[int, Any]],
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
+    os.dup2(stderr.fileno(), _STDERR)
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     torch.set_num_threads(1)
     try:

@@ -47,7 +47,6 @@ STEPS = 160
 def nodes() -> Iterator[RayNodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
-        patch.setenv("OMP_NUM_THREADS", "1")
         with ray_nodes() as cluster:
             yield cluster
 
