@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-from drama_torchrl import parallel
 from drama_torchrl.config import ConfigError, load_config
 from drama_torchrl.data import DFSSampler, VisitCounts
 from drama_torchrl.factories import check_environment
@@ -44,6 +43,7 @@ from drama_torchrl.parallel import (
     pool_moments,
     rank,
     size,
+    watch,
 )
 from drama_torchrl.seeding import seed_alike, seed_apart
 from drama_torchrl.team import Team
@@ -401,7 +401,7 @@ def test_an_error_in_one_process_ends_all(
 
 
 def wait_for_one_that_is_killed() -> None:
-    parallel._GRACE_S = 1.0  # who waits for a GPU only seems to be stuck
+    watch._GRACE_S = 1.0  # who waits for a GPU only seems to be stuck
     all_sum(torch.ones(1))
     if rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
