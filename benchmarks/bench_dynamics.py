@@ -40,7 +40,7 @@ from benchmarks.harness import (
 )
 from drama_torchrl.factories import make_device
 
-KINDS = ("mamba2", "mamba", "gru", "transformer")
+KINDS = ("mamba2", "mamba3", "mamba", "gru", "transformer")
 MODES = ("eager", "graphs")
 MAX_DIFFERENCE = 0.1  # of the numbers of parameters
 _SIZES: dict[str, tuple[int, ...]] = {

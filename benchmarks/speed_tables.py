@@ -35,6 +35,7 @@ PART_NAMES = {
 }
 DYNAMICS_NAMES = {
     "mamba2": "Mamba-2",
+    "mamba3": "Mamba-3",
     "mamba": "Mamba",
     "gru": "GRU",
     "transformer": "Transformer",

@@ -128,20 +128,22 @@ class WorldModelConfig(Options):
     """Classes M of each of them. Section 2.2.1."""
     unimix: float = option(0.01, BELOW_ONE)
     """Share of the uniform distribution in every categorical. DreamerV3."""
-    dynamics: str = option("mamba2", one_of("mamba2", "mamba", "gru", "transformer"))
-    """Layers of the sequence model. Sections 3.2.2 and 3.2.3."""
+    dynamics: str = option(
+        "mamba2", one_of("mamba2", "mamba3", "mamba", "gru", "transformer")
+    )
+    """Layers of the sequence model. Sections 3.2.2 and 3.2.3; arXiv:2603.15569."""
     d_model: int = option(512, at_least(1))
     """Width D of the dynamics and of the belief. Table 6."""
     num_layers: int = option(2, at_least(1))
     """Layers of the dynamics. Table 6."""
     d_state: int = option(16, at_least(1))
-    """Size S of the state of `mamba2` and `mamba`. Table 6."""
+    """Size S of the state of each `mamba`; at least 4 of `mamba3`. Table 6."""
     head_dim: int = option(128, at_least(1))
-    """Width P of one head of `mamba2`. Table 6."""
+    """Width P of one head of `mamba2` and `mamba3`. Table 6."""
     expand: int = option(2, at_least(1))
-    """Inner width of `mamba2` and `mamba` over `d_model`. Mamba-2, arXiv:2405.21060."""
+    """Inner width of each `mamba` over `d_model`. Mamba-2, arXiv:2405.21060."""
     d_conv: int = option(4, at_least(2))
-    """Steps that their causal convolution sees. Mamba-2, arXiv:2405.21060."""
+    """Steps that the convolution of `mamba2` and `mamba` sees. arXiv:2405.21060."""
     attention_heads: int = option(8, at_least(1))
     """Heads of `transformer`. STORM, arXiv:2310.09615."""
     attention_window: int = option(64, at_least(1))
@@ -172,13 +174,16 @@ class WorldModelConfig(Options):
     """Gradient norm above which gradients are scaled down."""
 
     def __post_init__(self) -> None:
-        """Checks that the heads of the chosen dynamics divide its width."""
+        """Checks that the sizes of the chosen dynamics go together."""
         super().__post_init__()
-        if self.dynamics == "mamba2":
+        if self.dynamics in ("mamba2", "mamba3"):
             divides = self.inner_width % self.head_dim == 0
             inner = f"d_model*expand={self.d_model}*{self.expand}={self.inner_width}"
             expected = f"a divisor of {inner}"
             expect(divides, "world_model.head_dim", expected, self.head_dim)
+        if self.dynamics == "mamba3":
+            name, expected = "world_model.d_state", "at least 4 for mamba3"
+            expect(self.d_state >= 4, name, expected, self.d_state)
         if self.dynamics == "transformer":
             divides = self.d_model % (2 * self.attention_heads) == 0
             expected = f"a divisor of d_model/2={self.d_model}/2"
@@ -192,12 +197,12 @@ class WorldModelConfig(Options):
 
     @property
     def inner_width(self) -> int:
-        """Inner width DI of a Mamba-2 layer."""
+        """Inner width DI of a Mamba layer of any kind."""
         return self.d_model * self.expand
 
     @property
     def num_heads(self) -> int:
-        """Heads NH of a Mamba-2 layer."""
+        """Heads NH of a Mamba-2 or Mamba-3 layer."""
         return self.inner_width // self.head_dim
 
     @property

@@ -9,7 +9,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-__all__ = ["Precision", "round_as_autocast"]
+__all__ = ["EXACT_ENTRIES", "Precision", "round_as_autocast"]
+
+EXACT_ENTRIES = frozenset({"angle"})
+"""Entries of recurrent states that no rounding may touch: bfloat16 keeps an angle of
+half a turn to 1/128 radian, and the steps after would add up what it loses."""
 
 
 class Precision:
@@ -86,7 +90,8 @@ def round_as_autocast(state: TensorDict) -> TensorDict:
         state: of any layers, on one device.
 
     Returns:
-        A state whose floating-point entries have autocast's dtype.
+        A state whose floating-point entries have autocast's dtype, but for those
+        named in :data:`EXACT_ENTRIES`.
 
     Example:
         >>> import torch
@@ -99,7 +104,12 @@ def round_as_autocast(state: TensorDict) -> TensorDict:
     if not torch.is_autocast_enabled(kind):
         return state
     dtype = torch.get_autocast_dtype(kind)
-    return state.apply(lambda x: x.to(dtype) if x.is_floating_point() else x)
+
+    def round_entry(name: str, x: Tensor) -> Tensor:
+        exact = name in EXACT_ENTRIES or not x.is_floating_point()
+        return x if exact else x.to(dtype)
+
+    return state.named_apply(round_entry)
 
 
 def _linear_parameters(modules: tuple[nn.Module, ...]) -> list[tuple[nn.Module, str]]:

@@ -111,7 +111,7 @@ IMPOSSIBLE = {
     ),
     "unknown dynamics": (
         "world_model.dynamics=lstm",
-        r"one of mamba2, mamba, gru, transformer, got 'lstm'",
+        r"one of mamba2, mamba3, mamba, gru, transformer, got 'lstm'",
     ),
     "no heads": ("world_model.attention_heads=0", r"attention_heads: .*got 0"),
     "no window": ("world_model.attention_window=0", r"attention_window: .*got 0"),
@@ -188,11 +188,21 @@ def test_heads_are_checked_where_there_are_some() -> None:
     message = r"attention_heads: expected a divisor of d_model/2=512/2, got 3"
     with pytest.raises(ConfigError, match=message):
         load_config("xs", attention)
-    for dynamics in ("mamba2", "mamba", "gru"):
+    for dynamics in ("mamba2", "mamba3", "mamba", "gru"):
         load_config("xs", [*attention, f"world_model.dynamics={dynamics}"])
     for dynamics in ("mamba", "gru", "transformer"):
         options = [f"world_model.dynamics={dynamics}", "world_model.head_dim=100"]
         load_config("xs", options)
+    options = ["world_model.dynamics=mamba3", "world_model.head_dim=100"]
+    with pytest.raises(ConfigError, match=r"head_dim: expected a divisor of .*got 100"):
+        load_config("xs", options)
+
+
+def test_mamba3_needs_a_pair_of_states_to_turn() -> None:
+    small = ["world_model.d_state=3"]
+    with pytest.raises(ConfigError, match=r"d_state: expected at least 4 .*got 3"):
+        load_config("xs", [*small, "world_model.dynamics=mamba3"])
+    load_config("xs", small)
 
 
 def test_derived_numbers_of_xs() -> None:

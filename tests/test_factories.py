@@ -53,7 +53,13 @@ class TestSizes:
 
     @pytest.mark.parametrize(
         ("dynamics", "millions"),
-        [("mamba2", 7.15), ("mamba", 7.34), ("gru", 7.10), ("transformer", 7.10)],
+        [
+            ("mamba2", 7.15),
+            ("mamba3", 7.16),
+            ("mamba", 7.34),
+            ("gru", 7.10),
+            ("transformer", 7.10),
+        ],
     )
     def test_world_models_of_all_dynamics_are_of_one_size(
         self, dynamics: str, millions: float

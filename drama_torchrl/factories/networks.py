@@ -19,6 +19,7 @@ from drama_torchrl.modules import (
     Dynamics,
     GRUDynamics,
     Mamba2Dynamics,
+    Mamba3Dynamics,
     MambaDynamics,
     PixelDecoder,
     PixelEncoder,
@@ -93,6 +94,10 @@ def make_dynamics(
                 d_conv=c.d_conv,
                 expand=c.expand,
                 head_dim=c.head_dim,
+            )
+        case "mamba3":
+            build = partial(
+                Mamba3Dynamics, d_state=c.d_state, expand=c.expand, head_dim=c.head_dim
             )
         case "mamba":
             build = partial(

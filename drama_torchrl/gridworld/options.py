@@ -26,7 +26,7 @@ from drama_torchrl.limits import (
 
 __all__ = ["KINDS", "GridWorldOptions", "MemoryOptions", "StudyOptions", "read_options"]
 
-KINDS = ("mamba2", "mamba", "gru", "transformer")
+KINDS = ("mamba2", "mamba3", "mamba", "gru", "transformer")
 _MODELS = Limit(
     f"a list of {', '.join(KINDS)}, each once at most",
     lambda models: 0 < len(models) == len(set(models)) and set(models) <= set(KINDS),
@@ -70,9 +70,9 @@ class StudyOptions(Options):
     num_layers: int = option(2, at_least(1))
     """Layers."""
     d_state: int = option(16, at_least(1))
-    """Size S of the state of `mamba2` and `mamba`."""
+    """Size S of the state of each `mamba`; at least 4 of `mamba3`."""
     head_dim: int = option(128, at_least(1))
-    """Width P of a head of `mamba2`."""
+    """Width P of a head of `mamba2` and `mamba3`."""
     attention_heads: int = option(8, at_least(1))
     """Heads of `transformer`."""
     batch: int = option(16, at_least(1))

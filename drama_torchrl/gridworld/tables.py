@@ -23,6 +23,7 @@ __all__ = [
 
 NAMES = {
     "mamba2": "Mamba-2",
+    "mamba3": "Mamba-3",
     "mamba": "Mamba",
     "gru": "GRU",
     "transformer": "Transformer",

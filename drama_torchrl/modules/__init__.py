@@ -4,6 +4,7 @@ from drama_torchrl.modules.attention import Attention
 from drama_torchrl.modules.backbones import (
     GRUDynamics,
     Mamba2Dynamics,
+    Mamba3Dynamics,
     MambaDynamics,
     TransformerDynamics,
 )
@@ -14,6 +15,7 @@ from drama_torchrl.modules.gru import GRU
 from drama_torchrl.modules.heads import Actor, Critic, RewardHead, TerminationHead
 from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
+from drama_torchrl.modules.mamba3 import Mamba3
 from drama_torchrl.modules.mode import evaluating, training
 from drama_torchrl.modules.normalization import RMSNorm, RunningNorm
 from drama_torchrl.modules.pixel_decoder import PixelDecoder
@@ -31,6 +33,8 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "Mamba2Dynamics",
+    "Mamba3",
+    "Mamba3Dynamics",
     "MambaDynamics",
     "PixelDecoder",
     "PixelEncoder",

@@ -1,8 +1,8 @@
-"""The dynamics models that the paper compares: they differ in their layers alone.
+"""The dynamics models, those of the paper and Mamba-3: they differ in layers alone.
 
-With the sizes of the paper (D = 512, 2 layers) and 6 actions the dynamics of the four
-have, in millions of parameters, 3.73 (Mamba-2), 3.92 (Mamba), 3.68 (GRU) and 3.68
-(Transformer), 0.53 of them in the stem.
+With the sizes of the paper (D = 512, 2 layers) and 6 actions the dynamics have, in
+millions of parameters, 3.73 (Mamba-2), 3.74 (Mamba-3), 3.92 (Mamba), 3.68 (GRU) and
+3.68 (Transformer), 0.53 of them in the stem.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from drama_torchrl.modules.feed_forward import FeedForward
 from drama_torchrl.modules.gru import GRU
 from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
+from drama_torchrl.modules.mamba3 import Mamba3
 
-__all__ = ["GRUDynamics", "Mamba2Dynamics", "MambaDynamics", "TransformerDynamics"]
+__all__ = [
+    "GRUDynamics",
+    "Mamba2Dynamics",
+    "Mamba3Dynamics",
+    "MambaDynamics",
+    "TransformerDynamics",
+]
 
 
 class Mamba2Dynamics(Dynamics):
@@ -64,6 +71,46 @@ class Mamba2Dynamics(Dynamics):
                 expand=expand,
                 head_dim=head_dim,
             )
+            for _ in range(num_layers)
+        )
+        super().__init__(latent_dim, num_actions, d_model, layers, dropout=dropout)
+
+
+class Mamba3Dynamics(Dynamics):
+    """Dynamics of Mamba-3 layers (arXiv:2603.15569), which the paper does not have.
+
+    Args:
+        latent_dim: width K·M of the latent.
+        num_actions: number A of actions.
+        d_model: width D of the belief.
+        num_layers: number of Mamba-3 layers.
+        d_state: ssm state size S, at least 4.
+        expand: inner width over ``d_model``.
+        head_dim: head dimension P.
+        dropout: rate after the stem and on each residual branch.
+
+    Example:
+        >>> import torch
+        >>> dynamics = Mamba3Dynamics(16, 3, d_model=32, head_dim=16).eval()
+        >>> belief, state = dynamics(torch.zeros(2, 7, 16), torch.zeros(2, 7, 3))
+        >>> belief.shape, state["0", "angle"].shape
+        (torch.Size([2, 7, 32]), torch.Size([2, 4, 4]))
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        num_actions: int,
+        *,
+        d_model: int = 512,
+        num_layers: int = 2,
+        d_state: int = 16,
+        expand: int = 2,
+        head_dim: int = 128,
+        dropout: float = 0.1,
+    ) -> None:
+        layers = (
+            Mamba3(d_model, d_state=d_state, expand=expand, head_dim=head_dim)
             for _ in range(num_layers)
         )
         super().__init__(latent_dim, num_actions, d_model, layers, dropout=dropout)

@@ -16,7 +16,7 @@ from drama_torchrl.gridworld.options import (
 def test_the_defaults_are_the_papers_lengths_and_sizes() -> None:
     options = read_options(GridWorldOptions, [])
     assert options.lengths == [8 * 26, 64 * 26] == [208, 1664]
-    assert options.models == ["mamba2", "mamba", "gru", "transformer"]
+    assert options.models == ["mamba2", "mamba3", "mamba", "gru", "transformer"]
     assert (options.d_model, options.num_layers, options.d_state) == (512, 2, 16)
     assert read_options(MemoryOptions, []).steps[-1] == 16_384
 

@@ -1,4 +1,4 @@
-"""The four models of the paper's comparisons are of one size."""
+"""The models of the paper's comparisons, and Mamba-3, are of one size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from drama_torchrl.modules.attention import Attention
 from drama_torchrl.modules.backbones import (
     GRUDynamics,
     Mamba2Dynamics,
+    Mamba3Dynamics,
     MambaDynamics,
     TransformerDynamics,
 )
@@ -17,6 +18,7 @@ from drama_torchrl.modules.feed_forward import FeedForward
 from drama_torchrl.modules.gru import GRU
 from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
+from drama_torchrl.modules.mamba3 import Mamba3
 
 
 def count(module: nn.Module) -> int:
@@ -27,6 +29,7 @@ def count(module: nn.Module) -> int:
     ("kind", "millions"),
     [
         (Mamba2Dynamics, 3.73),
+        (Mamba3Dynamics, 3.74),
         (MambaDynamics, 3.92),
         (GRUDynamics, 3.68),
         (TransformerDynamics, 3.68),
@@ -44,6 +47,7 @@ def test_parameters_at_the_sizes_of_the_paper(
     ("kind", "layers"),
     [
         (Mamba2Dynamics, [Mamba2] * 3),
+        (Mamba3Dynamics, [Mamba3] * 3),
         (MambaDynamics, [Mamba] * 3),
         (GRUDynamics, [GRU] * 3),
         (TransformerDynamics, [Attention, FeedForward] * 3),
@@ -61,6 +65,7 @@ def test_they_differ_in_their_layers(
     ("kind", "numbers"),
     [
         (Mamba2Dynamics, 39_104),
+        (Mamba3Dynamics, 35_136),
         (MambaDynamics, 38_912),
         (GRUDynamics, 1_024),
         (TransformerDynamics, 129_024),

@@ -232,7 +232,7 @@ class TestState:
             for name, value in leaves(state).items():
                 assert value.shape == leaves(empty)[name].shape
                 # What adds up over the steps is never rounded.
-                if not autocast or name.endswith(("ssm", "hidden")):
+                if not autocast or name.endswith(("ssm", "hidden", "angle")):
                     assert value.dtype == leaves(empty)[name].dtype
         same = dynamics.initial_state(torch.Size([BATCH]))
         torch.testing.assert_close(leaves(same), leaves(empty))

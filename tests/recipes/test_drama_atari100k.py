@@ -169,6 +169,7 @@ VARIANTS = {
     "prior, window": ["acting.latent=prior", "acting.memory=window"],
     "uniform": ["replay.sampling=uniform"],
     "reset": ["world_model.reset_at_episode_start=true"],
+    "mamba3": ["world_model.dynamics=mamba3"],
     "mamba": ["world_model.dynamics=mamba"],
     "gru": ["world_model.dynamics=gru"],
     # Its window is full after three steps and slides from then on.

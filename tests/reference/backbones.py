@@ -10,7 +10,7 @@ from drama_torchrl.config import WorldModelConfig
 from drama_torchrl.factories import make_dynamics
 from drama_torchrl.modules import Dynamics
 
-KINDS = ("mamba2", "mamba", "gru", "transformer")
+KINDS = ("mamba2", "mamba3", "mamba", "gru", "transformer")
 LATENT, ACTIONS, WIDTH = 10, 4, 8
 WINDOW = 6  # shorter than most sequences of the tests: it has to slide
 
