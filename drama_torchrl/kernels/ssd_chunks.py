@@ -32,8 +32,8 @@ from drama_torchrl.kernels.ssd_chunks_forward_kernels import (
 
 __all__ = ["MIN_LENGTH", "can_chunk", "ssd_chunks"]
 
-# Shorter sequences are the quadratic form's as long as the two have not been timed beside
-# each other; below 64 steps most of a chunk would be empty.
+# Shorter sequences are the quadratic form's as long as the two have not been timed
+# beside each other; below 64 steps most of a chunk would be empty.
 MIN_LENGTH = 257
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Channels of a program, programs that run at once on a processor, warps of a program

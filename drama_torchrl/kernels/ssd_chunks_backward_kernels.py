@@ -74,7 +74,7 @@ def segment_gradients_kernel(
 
 
 @jit
-def pairs_of(
+def _pairs_of(
     t: tl.tensor,
     step: tl.tensor,
     summed: tl.tensor,
@@ -181,7 +181,7 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
         across = whole * tl.sum(tl.sum(h * dh, 1), 0)
         h = h.to(kind)
 
-        weights, dscores, direct, ends = pairs_of(
+        weights, dscores, direct, ends = _pairs_of(
             t, step, summed, episode, values, upstream, inputs, outputs
         )
 

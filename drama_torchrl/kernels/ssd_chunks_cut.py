@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 # Of one head: its state is held in registers, its inputs of a chunk in shared memory.
-MOST_CHANNELS, MOST_STATES = 128, 32
+MOST_CHANNELS = 128
+MOST_STATES = 32
 # Steps of a chunk by bytes of a number: float32 has no tensor cores, and its products
 # of more steps do not fit into registers.
 _CHUNKS = {2: 64, 4: 16}
