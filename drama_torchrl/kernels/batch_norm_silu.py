@@ -35,12 +35,11 @@ from drama_torchrl.kernels.batch_norm_silu_operators import (
     channel_statistics,
     normalise_silu,
 )
+from drama_torchrl.kernels.operands import FLOATS
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.parallel import all_mean, pool_moments, size
 
 __all__ = ["batch_norm_silu", "batch_norm_silu_fused", "batch_norm_silu_reference"]
-
-_FUSED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def batch_norm_silu(
@@ -89,7 +88,7 @@ def batch_norm_silu(
     """
     _check(x, weight, bias, running_mean, running_var)
     _check_rows(x, swap)
-    fused = x.is_cuda and x.dtype in _FUSED_DTYPES and triton is not None
+    fused = x.is_cuda and x.dtype in FLOATS and triton is not None
     compute = batch_norm_silu_fused if fused else batch_norm_silu_reference
     return compute(
         x,

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from drama_torchrl.kernels.causal_conv_step_kernel import causal_conv_step_kernel
+from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 
 __all__ = ["can_convolve", "causal_conv_step"]
 
 _BLOCK, _WARPS = 256, 2
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def can_convolve(inputs: Tensor, past: Tensor, *parameters: Tensor) -> bool:
@@ -28,8 +28,8 @@ def can_convolve(inputs: Tensor, past: Tensor, *parameters: Tensor) -> bool:
     return (
         triton is not None
         and inputs.is_cuda
-        and inputs.dtype in _DTYPES
-        and past.dtype in _DTYPES
+        and inputs.dtype in FLOATS
+        and past.dtype in FLOATS
         and all(t.dtype == torch.float32 for t in parameters)
         and not torch.is_grad_enabled()
     )
@@ -55,7 +55,7 @@ def causal_conv_step(
     """
     y, new_past = _outputs(inputs, past, weight, bias)
     batch, channels = inputs.shape
-    inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
+    inputs = packed(inputs)
     with torch.cuda.device_of(inputs):
         causal_conv_step_kernel[(batch * triton.cdiv(channels, _BLOCK),)](
             inputs,

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drama_torchrl.kernels.conv_taps import convolve_by_taps, empty_maps, taps_of
+from drama_torchrl.kernels.operands import FLOATS
 from drama_torchrl.kernels.optional_triton import triton
 
 __all__ = ["conv_silu", "conv_silu_by_taps", "conv_silu_reference"]
 
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _FUSED_DTYPES = (torch.bfloat16, torch.float16)
 # Of the weights in one tap: nine taps take 36 KB of the shared memory, all of them.
 _MOST_WEIGHTS = 2048
@@ -75,7 +75,7 @@ def conv_silu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     deep = x.dim() == 4 and x.shape[1] > 0 and x.shape[1] % 16 == 0
-    if not deep or x.dtype not in _DTYPES:
+    if not deep or x.dtype not in FLOATS:
         raise ValueError(
             "conv_silu expected maps [N, C, H, W] in bf16, fp16 or fp32 with C a "
             f"multiple of 16, got {list(x.shape)} in {x.dtype}: pad x or use .to()"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drama_torchrl.kernels.alignment import missing_channels
 from drama_torchrl.kernels.frame_blocks_kernel import frame_blocks_kernel
+from drama_torchrl.kernels.operands import FLOATS
 from drama_torchrl.kernels.optional_triton import triton
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "frames_to_blocks_reference",
 ]
 
-_FUSED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _PIXELS, _WARPS = 512, 4
 
 
@@ -56,7 +56,7 @@ def frames_to_blocks(frames: Tensor, dtype: torch.dtype) -> Tensor:
         triton is not None
         and frames.is_cuda
         and frames.dtype == torch.uint8
-        and dtype in _FUSED_DTYPES
+        and dtype in FLOATS
     )
     return (frames_to_blocks_by_pairs if fused else frames_to_blocks_reference)(
         frames, dtype

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from drama_torchrl.kernels.mamba2_step_kernel import mamba2_step_kernel
+from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 
 __all__ = ["can_step", "mamba2_step"]
@@ -29,7 +30,6 @@ class _Launch(NamedTuple):
 # 2 % of the fastest with a float32 one, 43 µs.
 _LAUNCH = _Launch(tile=2048, warps=2)
 _MOST_STATES = 256
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def can_step(projected: Tensor, conv: Tensor, ssm: Tensor, *parameters: Tensor) -> bool:
@@ -44,9 +44,9 @@ def can_step(projected: Tensor, conv: Tensor, ssm: Tensor, *parameters: Tensor) 
     return (
         triton is not None
         and projected.is_cuda
-        and projected.dtype in _DTYPES
-        and conv.dtype in _DTYPES
-        and ssm.dtype in _DTYPES
+        and projected.dtype in FLOATS
+        and conv.dtype in FLOATS
+        and ssm.dtype in FLOATS
         and all(t.dtype == torch.float32 for t in parameters)
         and ssm.shape[3] <= _MOST_STATES
         and not torch.is_grad_enabled()
@@ -94,7 +94,7 @@ def mamba2_step(
     )
     batch, heads, width, size = ssm.shape
     inner = heads * width
-    projected = projected if projected.stride(1) == 1 else projected.contiguous()
+    projected = packed(projected)
     states = triton.next_power_of_2(size)
     block = max(1, min(_LAUNCH.tile // states, triton.next_power_of_2(inner)))
     with torch.cuda.device_of(projected):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drama_torchrl.kernels.mamba_step_kernel import mamba_step_kernel
+from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 
 __all__ = ["can_step", "mamba_step"]
@@ -17,7 +18,6 @@ __all__ = ["can_step", "mamba_step"]
 # Numbers of the state a program, and its warps: Mamba-2's, whose step moves as much.
 _TILE, _WARPS = 2048, 2
 _MOST_STATES = 256
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def can_step(x: Tensor, raw: Tensor, z: Tensor, ssm: Tensor, *rates: Tensor) -> bool:
@@ -33,7 +33,7 @@ def can_step(x: Tensor, raw: Tensor, z: Tensor, ssm: Tensor, *rates: Tensor) -> 
     return (
         triton is not None
         and x.is_cuda
-        and all(t.dtype in _DTYPES for t in (x, raw, z, ssm))
+        and all(t.dtype in FLOATS for t in (x, raw, z, ssm))
         and all(t.dtype == torch.float32 for t in rates)
         and ssm.shape[2] <= _MOST_STATES
         and not torch.is_grad_enabled()
@@ -78,7 +78,7 @@ def mamba_step(
     batch, inner, size = ssm.shape
     states = triton.next_power_of_2(size)
     block = max(1, min(_TILE // states, triton.next_power_of_2(inner)))
-    rows = [t if t.stride(1) == 1 else t.contiguous() for t in (x, raw, B, C, z)]
+    rows = [packed(t) for t in (x, raw, B, C, z)]
     vectors = [t.contiguous() for t in (ssm, dt_bias, A_log, D)]
     with torch.cuda.device_of(x):
         mamba_step_kernel[(batch * triton.cdiv(inner, block),)](

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.selective_scan_backward_kernels import (
     chunk_adjoints_kernel,
@@ -41,7 +42,6 @@ _STATES_OF_A_WARP, _LEAST_CHANNELS = 128, 8
 # programs, and loads ahead of it.
 _FORWARD_WARPS, _BACKWARD_WARPS, _CARRY_WARPS, _CARRY_STAGES = 4, 1, 1, 4
 _MOST_STATES = 256
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def can_scan(*inputs: Tensor | None) -> bool:
@@ -53,7 +53,7 @@ def can_scan(*inputs: Tensor | None) -> bool:
     given = [t for t in inputs if t is not None]
     return (
         triton is not None
-        and all(t.is_cuda and t.dtype in _DTYPES for t in given)
+        and all(t.is_cuda and t.dtype in FLOATS for t in given)
         and given[2].shape[1] <= _MOST_STATES
     )
 
@@ -89,7 +89,7 @@ def selective_scan(
     """
     y, final, starts = _outputs(x, dt, A, B, C, initial_state, is_init)
     x, dt, A, initial = _contiguous(x, dt, A, initial_state)
-    B, C, resets = _rows(B), _rows(C), _bytes(is_init)
+    B, C, resets = packed(B), packed(C), _bytes(is_init)
     b_strides, c_strides = B.stride()[:2], C.stride()[:2]
     chunks, programs, sizes = _cut(x, A, _FORWARD_WARPS)
     with torch.cuda.device_of(x):
@@ -129,7 +129,7 @@ def selective_scan_gradients(
     found = _gradients(dy, dfinal, x, dt, A, B, C, initial_state, is_init, starts)
     dx, ddt, dA, dB, dC, dinitial = found
     dy, x, dt, A, initial, dfinal = _contiguous(dy, x, dt, A, initial_state, dfinal)
-    B, C, resets = _rows(B), _rows(C), _bytes(is_init)
+    B, C, resets = packed(B), packed(C), _bytes(is_init)
     b_strides, c_strides = B.stride()[:2], C.stride()[:2]
     chunks, programs, sizes = _cut(x, A, _BACKWARD_WARPS)
     adjoints = torch.empty_like(starts)
@@ -180,11 +180,6 @@ def _carry(states: Tensor, spans: Tensor, A: Tensor, *, reverse: bool) -> None:
 
 def _contiguous(*tensors: Tensor | None) -> Any:
     return [None if t is None else t.contiguous() for t in tensors]
-
-
-def _rows(t: Tensor) -> Tensor:
-    """B and C are parts of wider rows, where a copy would cost a launch."""
-    return t if t.stride(-1) == 1 else t.contiguous()
 
 
 def _bytes(is_init: Tensor | None) -> Tensor | None:

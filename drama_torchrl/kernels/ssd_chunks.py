@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.operands import FLOATS
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.ssd_chunks_backward import ssd_chunks_gradients
 from drama_torchrl.kernels.ssd_chunks_cut import (
@@ -35,7 +36,6 @@ __all__ = ["MIN_LENGTH", "can_chunk", "ssd_chunks"]
 # Shorter sequences are the quadratic form's as long as the two have not been timed
 # beside each other; below 64 steps most of a chunk would be empty.
 MIN_LENGTH = 257
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Channels of a program, programs that run at once on a processor, warps of a program
 # and, by bytes of a number, stages of its pipeline.
 _BLOCK, _CROWD, _WARPS = 64, 2, 4
@@ -53,7 +53,7 @@ def can_chunk(x: Tensor, B: Tensor, C: Tensor) -> bool:
     return (
         triton is not None
         and x.is_cuda
-        and x.dtype in _DTYPES
+        and x.dtype in FLOATS
         and B.dtype == C.dtype == x.dtype
         and x.shape[1] >= MIN_LENGTH
         and x.shape[3] <= MOST_CHANNELS

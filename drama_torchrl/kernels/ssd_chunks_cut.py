@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.operands import packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.processors import processors
 from drama_torchrl.kernels.ssd_chunks_kernels import carried_kernel
@@ -86,7 +87,7 @@ def strides_of(
     They are parts of one tensor in the layer, and not copied.
     """
     x = x if x.stride()[2:] == (x.shape[3], 1) else x.contiguous()
-    B, C = (t if t.stride(-1) == 1 else t.contiguous() for t in (B, C))
+    B, C = packed(B), packed(C)
     strides = (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2])
     return (x, B, C), strides
 

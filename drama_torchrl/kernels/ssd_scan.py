@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.ssd_scan_kernel import ssd_scan_kernel
 
@@ -17,7 +18,6 @@ __all__ = ["MAX_LENGTH", "can_scan", "ssd_scan"]
 
 # Steps are walked one after the other: beyond this the matrix form catches up.
 MAX_LENGTH = 32
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def can_scan(x: Tensor, B: Tensor) -> bool:
@@ -31,7 +31,7 @@ def can_scan(x: Tensor, B: Tensor) -> bool:
     return (
         triton is not None
         and x.is_cuda
-        and x.dtype in _DTYPES
+        and x.dtype in FLOATS
         and x.shape[1] <= MAX_LENGTH
         and all(size & (size - 1) == 0 for size in sizes)
         and sizes[0] * sizes[1] <= 8192
@@ -58,8 +58,8 @@ def ssd_scan(
         y ``[B, T, NH, P]`` in the dtype of x and the last state ``[B, NH, P, S]``.
     """
     y, state = _outputs(x, dt, A, B, C)
-    x, B, C = (t if t.stride(-1) == 1 else t.contiguous() for t in (x, B, C))
-    dt = dt if dt.stride(-1) == 1 else dt.contiguous()
+    x, B, C = (packed(t) for t in (x, B, C))
+    dt = packed(dt)
     batch, length, heads, width = x.shape
     with torch.cuda.device_of(x):
         ssd_scan_kernel[(batch * heads,)](

@@ -1,0 +1,28 @@
+"""What kernels take: numbers of these kinds, side by side in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["FLOATS", "packed"]
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+"""What kernels read and widen to float32."""
+
+
+def packed(rows: Tensor) -> Tensor:
+    """Rows whose numbers are side by side, as parts of wider rows are: seldom a copy.
+
+    Args:
+        rows: ``[..., N]``.
+
+    Returns:
+        ``rows``, or a copy if its last dimension is strided.
+
+    Example:
+        >>> part = torch.zeros(2, 5)[:, 1:4]
+        >>> packed(part) is part, packed(part.T).stride()
+        (True, (2, 1))
+    """
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
