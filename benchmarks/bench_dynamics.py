@@ -39,8 +39,8 @@ from benchmarks.harness import (
     write_report,
 )
 from drama_torchrl.factories import make_device
+from drama_torchrl.options import DYNAMICS
 
-KINDS = ("mamba2", "mamba3", "mamba", "gru", "transformer")
 MODES = ("eager", "graphs")
 MAX_DIFFERENCE = 0.1  # of the numbers of parameters
 _SIZES: dict[str, tuple[int, ...]] = {
@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_common_arguments(parser)
-    parser.add_argument("--dynamics", nargs="+", choices=KINDS, default=[*KINDS])
+    parser.add_argument("--dynamics", nargs="+", choices=DYNAMICS, default=[*DYNAMICS])
     parser.add_argument("--phases", nargs="+", choices=CASES, default=[*CASES])
     parser.add_argument("--modes", nargs="+", choices=MODES)
     parser.add_argument(

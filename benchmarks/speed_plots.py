@@ -11,12 +11,12 @@ from matplotlib.ticker import NullLocator
 
 from benchmarks.floor import PARTS
 from benchmarks.speed_tables import (
-    DYNAMICS_NAMES,
     PART_NAMES,
     Report,
     format_number,
     measured_modes,
 )
+from drama_torchrl.gridworld.tables import NAMES
 
 __all__ = [
     "draw_dynamics",
@@ -104,7 +104,7 @@ def draw_dynamics(report: Report) -> Figure:
     figure, panels = _panels(len(phases))
     for axes, phase in zip(panels, phases, strict=True):
         found = [row for row in rows if (row["phase"], row["mode"]) == phase]
-        for kind, name in DYNAMICS_NAMES.items():
+        for kind, name in NAMES.items():
             points = [
                 (row["length"], row["times"]["call"]["median_ms"])
                 for row in found

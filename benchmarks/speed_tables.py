@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.floor import PARTS
+from drama_torchrl.gridworld.tables import NAMES
 from drama_torchrl.report.table import Table
 
 __all__ = [
-    "DYNAMICS_NAMES",
     "PART_NAMES",
     "Report",
     "dynamics_tables",
@@ -32,13 +32,6 @@ PART_NAMES = {
     "actor_critic": "actor-critic update",
     "behaviour": "behaviour update (both)",
     "step": "whole step",
-}
-DYNAMICS_NAMES = {
-    "mamba2": "Mamba-2",
-    "mamba3": "Mamba-3",
-    "mamba": "Mamba",
-    "gru": "GRU",
-    "transformer": "Transformer",
 }
 _ABSENT = "–"
 _GAME_STEPS = 100_000
@@ -232,12 +225,12 @@ def dynamics_tables(report: Report) -> list[Table]:
             times = {kind: _time(same.get(kind), "call") for kind in kinds}
             known = {kind: ms for kind, ms in times.items() if ms is not None}
             best = min(known, key=lambda kind: known[kind]) if known else None
-            fastest = _ABSENT if best is None else DYNAMICS_NAMES[best]
+            fastest = _ABSENT if best is None else NAMES[best]
             cells.append([str(length), *map(format_number, times.values()), fastest])
         sizes = {r["dynamics"]: r["parameters"] for r in rows if "parameters" in r}
-        counts = ", ".join(f"{DYNAMICS_NAMES[k]} {n}" for k, n in sizes.items())
+        counts = ", ".join(f"{NAMES[k]} {n}" for k, n in sizes.items())
         note = f"Median ms. {shapes[phase]} {_origin(report)} Parameters: {counts}."
-        header = ["length", *(DYNAMICS_NAMES[kind] for kind in kinds), "fastest"]
+        header = ["length", *(NAMES[kind] for kind in kinds), "fastest"]
         title = f"Dynamics, {phase}, {mode}"
         tables.append(Table(title, _with_reasons(note, _failures(rows)), header, cells))
     return tables
@@ -347,7 +340,7 @@ def _failures(rows: Iterable[Report]) -> list[str]:
 
 def _named(row: Report) -> str:
     if "dynamics" in row:
-        return f"{DYNAMICS_NAMES[row['dynamics']]} at {row['length']}"
+        return f"{NAMES[row['dynamics']]} at {row['length']}"
     if "processes" in row:
         return f"{row['processes']} processes, {row['mode']}, {row['updates']}"
     name: str = row.get("form") or row.get("sampler") or row["axis"]

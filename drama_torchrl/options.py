@@ -28,6 +28,7 @@ from drama_torchrl.limits import (
 
 __all__ = [
     "CHANGES_NO_RESULT",
+    "DYNAMICS",
     "MAY_CHANGE_ON_RESUME",
     "ActingConfig",
     "BehaviourConfig",
@@ -41,6 +42,8 @@ __all__ = [
     "WorldModelConfig",
 ]
 
+DYNAMICS = ("mamba2", "mamba3", "mamba", "gru", "transformer")
+"""Sequence models that a world model can have."""
 CHANGES_NO_RESULT = (
     "run_dir",
     "training.max_lost_updates",
@@ -128,9 +131,7 @@ class WorldModelConfig(Options):
     """Classes M of each of them. Section 2.2.1."""
     unimix: float = option(0.01, BELOW_ONE)
     """Share of the uniform distribution in every categorical. DreamerV3."""
-    dynamics: str = option(
-        "mamba2", one_of("mamba2", "mamba3", "mamba", "gru", "transformer")
-    )
+    dynamics: str = option("mamba2", one_of(*DYNAMICS))
     """Layers of the sequence model. Sections 3.2.2 and 3.2.3; arXiv:2603.15569."""
     d_model: int = option(512, at_least(1))
     """Width D of the dynamics and of the belief. Table 6."""

@@ -137,7 +137,8 @@ class ImaginationEnv(ModelBasedEnvBase):
         """
         context = self.world_model.encode(context.copy())
         beliefs, memory = self.world_model.believe(context)
-        belief = beliefs[:, -1].contiguous()  # as steps give it: compilers look
+        # Laid out as steps lay it out, or acting would be compiled for both.
+        belief = beliefs[:, -1].contiguous()
         latent = self.world_model.draw_prior(belief)
         start = {"latent": latent, "belief": belief.float()}
         start = TensorDict(start, batch_size=context.shape[:1])

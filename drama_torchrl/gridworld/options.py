@@ -23,13 +23,13 @@ from drama_torchrl.limits import (
     one_of,
     option,
 )
+from drama_torchrl.options import DYNAMICS
 
-__all__ = ["KINDS", "GridWorldOptions", "MemoryOptions", "StudyOptions", "read_options"]
+__all__ = ["GridWorldOptions", "MemoryOptions", "StudyOptions", "read_options"]
 
-KINDS = ("mamba2", "mamba3", "mamba", "gru", "transformer")
 _MODELS = Limit(
-    f"a list of {', '.join(KINDS)}, each once at most",
-    lambda models: 0 < len(models) == len(set(models)) and set(models) <= set(KINDS),
+    f"a list of {', '.join(DYNAMICS)}, each once at most",
+    lambda models: 0 < len(models) == len(set(models)) and set(models) <= set(DYNAMICS),
 )
 _LENGTHS = Limit(
     f"a list of multiples of the {STEP} tokens of a step, two steps or more",
@@ -63,7 +63,7 @@ class StudyOptions(Options):
     """bfloat16 on CUDA; a CPU always computes in float32."""
     out: str = option("", WORD)
     """Directory for tables and plots."""
-    models: list[str] = option([*KINDS], _MODELS)
+    models: list[str] = option([*DYNAMICS], _MODELS)
     """Dynamics models to compare."""
     d_model: int = option(512, at_least(1))
     """Width D."""
@@ -96,7 +96,7 @@ class StudyOptions(Options):
         """Sizes of a dynamics model, without dropout: no walk is seen twice.
 
         Args:
-            kind: one of :data:`KINDS`.
+            kind: one of :data:`drama_torchrl.options.DYNAMICS`.
             window: tokens that the Transformer sees.
         """
         return WorldModelConfig(

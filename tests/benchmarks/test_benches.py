@@ -159,7 +159,7 @@ def test_every_dynamics_model_is_timed_in_both_phases(tmp_path: Path) -> None:
         (phase, length, kind)
         for phase in lengths
         for length in lengths[phase]
-        for kind in bench_dynamics.KINDS
+        for kind in bench_dynamics.DYNAMICS
     }
     for row in rows.values():
         assert row["error"] < 0.1
