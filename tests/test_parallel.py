@@ -8,6 +8,7 @@ numbers that must differ between processes are made comparable by
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -463,5 +464,5 @@ def test_torchrun_trains_and_scores_one_run(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert (run / "result.json").is_file()
+    assert json.loads((run / "result.json").read_text())["processes"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

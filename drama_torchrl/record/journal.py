@@ -15,6 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.record.loggers import Logger
 from tqdm import tqdm
 
+from drama_torchrl.parallel import size
 from drama_torchrl.record.checkpoint import CheckpointError
 from drama_torchrl.record.rows import Rows
 from drama_torchrl.record.run_directory import EPISODE_COLUMNS, RunDirectory
@@ -63,6 +64,7 @@ class Journal:
     ) -> None:
         self.run = run
         self.write_errors = write_errors or Stop(run)
+        self.processes = size()
         self.steps = 0
         self.episodes: list[tuple[int, float]] = []
         self._started = time.monotonic()

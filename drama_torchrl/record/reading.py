@@ -33,8 +33,11 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "training": (dict,),
     "training_minutes": (float, int),
     "steps_per_second": (float, int),
+    "processes": (int,),
     "config": (dict,),
 }
+# What a result had before it was written down.
+_ONCE_LEFT_OUT = {"processes": 1}
 
 
 class UnusableRunError(ValueError):
@@ -83,6 +86,7 @@ def read_result(run: RunDirectory) -> dict[str, Any]:
         ) from error
     if not isinstance(result, dict):
         raise UnusableRunError("foreign: result.json holds no result of a run")
+    result = _ONCE_LEFT_OUT | result
     wrong = [
         name for name, types in _RESULT.items() if type(result.get(name)) not in types
     ]

@@ -120,6 +120,7 @@ def score_run(
         "training": summarize(game, [value for _, value in journal.episodes[-5:]]),
         "training_minutes": minutes,
         "steps_per_second": journal.steps / (60 * minutes),
+        "processes": journal.processes,
         "provenance": provenance(agent.device),
         "config": asdict(config),
     }

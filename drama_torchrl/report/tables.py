@@ -106,17 +106,16 @@ def cost_table(variants: Sequence[Variant]) -> Table:
     """Wall-clock and GPU-hours of training, by variant and device."""
     rows = []
     for variant in variants:
-        devices = sorted({run.device for run in variant.runs})
-        for device in devices:
-            runs = [run for run in variant.runs if run.device == device]
-            rows.append([variant.name, device or "unknown", *_cost_cells(runs)])
+        for hardware in sorted({run.hardware for run in variant.runs}):
+            runs = [run for run in variant.runs if run.hardware == hardware]
+            rows.append([variant.name, hardware, *_cost_cells(runs)])
     if len(rows) > 1:
         runs = [run for variant in variants for run in variant.runs]
         rows.append(["all", "", *_cost_cells(runs)])
     return Table(
         "Cost",
         "Wall-clock time of training, without the final episodes. A GPU-hour is an "
-        "hour of a run on a GPU, counted whole even if runs shared one.",
+        "hour of a run on each of its GPUs, counted whole even if runs shared one.",
         [
             *("Agent", "Device", "Runs", "Hours per run", "Hours", "GPU-hours"),
             *("Steps per second", "Commits"),
@@ -197,7 +196,7 @@ def _estimate(found: Estimate) -> str:
 
 def _cost_cells(runs: Sequence[Run]) -> list[str]:
     hours = [run.hours for run in runs]
-    on_gpu = [run.hours for run in runs if run.on_gpu]
+    on_gpu = [run.hours * run.processes for run in runs if run.on_gpu]
     commits = sorted({_short(run.commit) for run in runs})
     return [
         str(len(runs)),

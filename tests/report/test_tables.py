@@ -99,6 +99,22 @@ def test_cost(variants: list[Variant]) -> None:
     )
 
 
+def test_gpu_hours_count_each_gpu(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / "a", seed=1, minutes=60),
+        write_run(tmp_path / "b", seed=2, minutes=30, processes=2),
+        write_run(tmp_path / "c", seed=3, minutes=15, processes=4),
+    ]
+    rows = cells(cost_table(group_variants(collect_runs(paths).runs))).splitlines()[2:]
+    devices = [[cell.strip() for cell in row.split("|")][2:7] for row in rows]
+    assert devices == [
+        ["2 × NVIDIA H200", "1", "0.50 (0.50 to 0.50)", "0.50", "1.00"],
+        ["4 × NVIDIA H200", "1", "0.25 (0.25 to 0.25)", "0.25", "1.00"],
+        ["NVIDIA H200", "1", "1.00 (1.00 to 1.00)", "1.00", "1.00"],
+        ["", "3", "0.58 (0.25 to 1.00)", "1.75", "3.00"],
+    ]
+
+
 def test_every_counted_run_is_listed(variants: list[Variant], tmp_path: Path) -> None:
     rows = cells(run_table(variants)).splitlines()[2:]
     assert len(rows) == 4
