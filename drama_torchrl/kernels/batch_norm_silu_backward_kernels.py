@@ -11,20 +11,13 @@ from drama_torchrl.kernels.batch_norm_silu_forward_kernels import (
     tile_places,
 )
 from drama_torchrl.kernels.optional_triton import jit, tl
+from drama_torchrl.kernels.silu_kernel import silu_gradient
 
 __all__ = [
     "combine_sums_kernel",
     "gradient_sums_kernel",
     "input_gradient_kernel",
-    "silu_gradient",
 ]
-
-
-@jit
-def silu_gradient(dy: tl.tensor, z: tl.tensor) -> tl.tensor:
-    """What dy = ∂/∂SiLU(z) makes of ∂/∂z."""
-    gate = 1.0 / (1.0 + tl.exp(-z))
-    return dy * gate * (1.0 + z * (1.0 - gate))
 
 
 @jit
@@ -43,6 +36,7 @@ def gradient_sums_kernel(
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     STAGES: tl.constexpr,
+    PTX: tl.constexpr,
     OUTER: tl.constexpr,
     INNER: tl.constexpr,
     UNIT: tl.constexpr,
@@ -62,7 +56,7 @@ def gradient_sums_kernel(
         value = tl.load(x + start + offset, mask=inside, other=0.0).to(tl.float32)
         slope = tl.load(dy + start + moved, mask=inside, other=0.0).to(tl.float32)
         deviation = value - centre
-        dz = silu_gradient(slope, deviation * scale + shift)
+        dz = silu_gradient(slope, deviation * scale + shift, PTX)
         sum_dz += dz
         sum_dz_deviation += dz * deviation
     place = partials + program * C + tl.arange(0, WIDTH)[None, :]
@@ -116,6 +110,7 @@ def input_gradient_kernel(
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     STAGES: tl.constexpr,
+    PTX: tl.constexpr,
     OUTER: tl.constexpr,
     INNER: tl.constexpr,
     UNIT: tl.constexpr,
@@ -134,6 +129,6 @@ def input_gradient_kernel(
         value = tl.load(x + start + offset, mask=inside, other=0.0).to(tl.float32)
         slope = tl.load(dy + start + moved, mask=inside, other=0.0).to(tl.float32)
         deviation = value - centre
-        dz = silu_gradient(slope, deviation * scale + shift)
+        dz = silu_gradient(slope, deviation * scale + shift, PTX)
         result = scale * (dz - level - deviation * tilt)
         tl.store(dx + start + offset, result.to(dx.dtype.element_ty), mask=inside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drama_torchrl.kernels.optional_triton import jit, tl
+from drama_torchrl.kernels.silu_kernel import silu
 
 __all__ = [
     "coefficients",
@@ -173,6 +174,7 @@ def normalise_kernel(
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     STAGES: tl.constexpr,
+    PTX: tl.constexpr,
     OUTER: tl.constexpr,
     INNER: tl.constexpr,
     UNIT: tl.constexpr,
@@ -184,6 +186,5 @@ def normalise_kernel(
         start, offset, inside = tile_places(tile, M, C, WIDTH, ROWS)
         moved = result_places(tile, C, WIDTH, ROWS, OUTER, INNER, UNIT)
         value = tl.load(x + start + offset, mask=inside, other=0.0).to(tl.float32)
-        z = (value - centre) * scale + shift
-        result = z / (1.0 + tl.exp(-z))
+        result = silu((value - centre) * scale + shift, PTX)
         tl.store(y + start + moved, result.to(y.dtype.element_ty), mask=inside)

@@ -23,7 +23,7 @@ from drama_torchrl.kernels.batch_norm_silu_forward_kernels import (
     statistics_kernel,
 )
 from drama_torchrl.kernels.optional_triton import triton
-from drama_torchrl.kernels.processors import processors
+from drama_torchrl.kernels.processors import processors, takes_ptx
 from drama_torchrl.parallel import all_sum, size
 
 __all__ = [
@@ -94,8 +94,9 @@ def _launch(
         )
 
 
-def _rows(swap: Sequence[int]) -> dict[str, Any]:
-    return dict(zip(("OUTER", "INNER", "UNIT"), swap, strict=True))
+def _how(x: Tensor, swap: Sequence[int]) -> dict[str, Any]:
+    rows = zip(("OUTER", "INNER", "UNIT"), swap, strict=True)
+    return {"PTX": takes_ptx(x), **dict(rows)}
 
 
 def _combine(kernel: Any, partials: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +148,7 @@ def normalise_silu(
     """
     y = torch.empty_like(x)
     vectors = (mean, variance, weight, bias)
-    _launch(normalise_kernel, _NORMALISE, x, *vectors, y, eps, **_rows(swap))
+    _launch(normalise_kernel, _NORMALISE, x, *vectors, y, eps, **_how(x, swap))
     return y
 
 
@@ -159,7 +160,7 @@ def normalise_silu_sums(
     programs = _cut(x, _GRADIENT_SUMS).programs
     partials = x.new_empty(2, programs, x.shape[1], dtype=torch.float32)
     how, inputs = _GRADIENT_SUMS, (x, dy, *vectors)
-    _launch(gradient_sums_kernel, how, *inputs, partials, eps, **_rows(swap))
+    _launch(gradient_sums_kernel, how, *inputs, partials, eps, **_how(x, swap))
     return _combine(combine_sums_kernel, partials)
 
 
@@ -175,7 +176,7 @@ def normalise_silu_gradient(
     """dx; vectors: as above, then the two sums, all of them over ``count`` samples."""
     dx = torch.empty_like(x)
     how, inputs, share = _INPUT_GRADIENT, (x, dy, *vectors), 1.0 / count
-    _launch(input_gradient_kernel, how, *inputs, dx, eps, share, **_rows(swap))
+    _launch(input_gradient_kernel, how, *inputs, dx, eps, share, **_how(x, swap))
     return dx
 
 

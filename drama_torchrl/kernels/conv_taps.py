@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drama_torchrl.kernels.conv_silu_kernel import conv_silu_kernel
 from drama_torchrl.kernels.optional_triton import triton
-from drama_torchrl.kernels.processors import shared_memory
+from drama_torchrl.kernels.processors import shared_memory, takes_ptx
 
 __all__ = ["convolve_by_taps", "empty_maps", "taps_of"]
 
@@ -116,7 +116,7 @@ def convolve_by_taps(
             BN=width,
             ROWS=launch.rows,
             STAGES=launch.stages,
-            FAST=y.is_cuda and torch.version.cuda is not None,
+            PTX=takes_ptx(y),
             num_warps=launch.warps,
         )
     return y

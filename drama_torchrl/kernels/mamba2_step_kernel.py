@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from drama_torchrl.kernels.conv_silu_kernel import silu
 from drama_torchrl.kernels.optional_triton import jit, tl
+from drama_torchrl.kernels.silu_kernel import silu
 
 __all__ = ["convolved", "keep", "mamba2_step_kernel", "softplus", "window_of"]
 

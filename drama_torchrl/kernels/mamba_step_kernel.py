@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from drama_torchrl.kernels.conv_silu_kernel import silu
 from drama_torchrl.kernels.mamba2_step_kernel import softplus
 from drama_torchrl.kernels.optional_triton import jit, tl
 from drama_torchrl.kernels.selective_scan_forward_kernels import row_of, value_of
+from drama_torchrl.kernels.silu_kernel import silu
 
 __all__ = ["mamba_step_kernel"]
 

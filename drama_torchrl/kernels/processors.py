@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 
 import torch
+from torch import Tensor
 
-__all__ = ["processors", "shared_memory"]
+__all__ = ["processors", "shared_memory", "takes_ptx"]
 
 # Stand in for a GPU's where kernels are interpreted, which run out of nothing.
 _INTERPRETED_PROCESSORS, _INTERPRETED_MEMORY = 1, 1 << 18
@@ -38,3 +39,13 @@ def shared_memory(device: torch.device) -> int:
     properties = torch.cuda.get_device_properties(device)
     always = properties.shared_memory_per_block
     return getattr(properties, "shared_memory_per_block_optin", always)
+
+
+def takes_ptx(x: Tensor) -> bool:
+    """Tells whether kernels over ``x`` may hold instructions of NVIDIA's.
+
+    Example:
+        >>> takes_ptx(torch.zeros(1))
+        False
+    """
+    return x.is_cuda and torch.version.cuda is not None
