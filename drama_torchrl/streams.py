@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import TracebackType
 from typing import Self
 
@@ -43,7 +44,7 @@ class Branch:
         self._main: torch.cuda.Stream | None = None
         if device is not None and device.type == "cuda":
             self._main = torch.cuda.current_stream(device)
-            self._side = torch.cuda.Stream(device, priority=priority)
+            self._side = _side_stream(device, priority)
             self._side.wait_stream(self._main)
 
     def __enter__(self) -> Self:
@@ -66,3 +67,9 @@ class Branch:
         """Let what is queued from now on wait for the block."""
         if self._main is not None:
             self._main.wait_stream(self._side)
+
+
+@functools.cache
+def _side_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
+    """The same one each time: memory freed on a stream serves that stream alone."""
+    return torch.cuda.Stream(device, priority=priority)

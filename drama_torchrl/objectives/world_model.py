@@ -142,11 +142,11 @@ class WorldModelLoss(LossModule):
             )
         out = self.encode(tensordict.select(*self.in_keys))
         # Frames are drawn from latents alone: beside the sequence model, not after it.
-        with Branch(out.device) as drawing:
-            losses = self.reconstruction(out)
-        losses.update(self.prediction(out))
-        drawing.join()
-        return losses
+        with Branch(out.device, priority=-3) as predicting:
+            predicted = self.prediction(out)
+        losses = self.reconstruction(out)
+        predicting.join()
+        return losses.update(predicted)
 
     def encode(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Add posteriors and latents to real sequences ``[B, T]``."""

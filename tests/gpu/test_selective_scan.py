@@ -87,9 +87,11 @@ def test_a_compiler_and_a_graph_take_it() -> None:
         loss = y.square().sum() + final.square().sum()
         return [y, *torch.autograd.grad(loss, leaves)]
 
-    expected = [t.clone() for t in gradients(run)]
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    # Gradients are summed on the stream that first used a leaf: the captured one.
     with torch.cuda.stream(stream):
+        expected = [t.clone() for t in gradients(run)]
         for _ in range(2):
             gradients(compiled)
     torch.cuda.synchronize()
