@@ -13,7 +13,13 @@ from drama_torchrl.kernels.conv_taps import convolve_by_taps, empty_maps, taps_o
 from drama_torchrl.kernels.operands import FLOATS
 from drama_torchrl.kernels.optional_triton import triton
 
-__all__ = ["conv_silu", "conv_silu_by_taps", "conv_silu_reference"]
+__all__ = [
+    "can_fuse",
+    "conv_silu",
+    "conv_silu_by_taps",
+    "conv_silu_reference",
+    "taps_and_bias",
+]
 
 _FUSED_DTYPES = (torch.bfloat16, torch.float16)
 # Of the weights in one tap: nine taps take 36 KB of the shared memory, all of them.
@@ -48,13 +54,26 @@ def conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     _check(x, weight, bias)
     wanted = x.requires_grad or weight.requires_grad or bias.requires_grad
-    fused = (
+    derived = torch.is_grad_enabled() and wanted
+    fused = can_fuse(x, x.shape[1], weight) and not derived
+    return (_fused if fused else conv_silu_reference)(x, weight, bias)
+
+
+def can_fuse(x: Tensor, channels: int, weight: Tensor) -> bool:
+    """Tells whether the kernel takes a layer of such maps, gradients aside.
+
+    Args:
+        x: maps of the dtype and on the device.
+        channels: C of the layer's maps.
+        weight: ``[O, channels or fewer, 3, 3]``.
+    """
+    return (
         triton is not None
         and x.is_cuda
-        and not (torch.is_grad_enabled() and wanted)
-        and _fits(x, weight)
+        and x.dtype in _FUSED_DTYPES
+        and channels & (channels - 1) == 0
+        and channels * _width(weight.shape[0]) <= _MOST_WEIGHTS
     )
-    return (_fused if fused else conv_silu_reference)(x, weight, bias)
 
 
 def conv_silu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -90,26 +109,40 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
         )
 
 
-def _fits(x: Tensor, weight: Tensor) -> bool:
-    channels = x.shape[1]
-    return (
-        x.dtype in _FUSED_DTYPES
-        and channels & (channels - 1) == 0
-        and channels * _width(weight.shape[0]) <= _MOST_WEIGHTS
-    )
-
-
 def _width(channels_out: int) -> int:
     """The power of two, 16 or more, that tensor cores compute instead."""
     return max(16, 1 << (channels_out - 1).bit_length())
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    taps, bias = taps_and_bias(weight, bias, x.shape[1], x.dtype)
+    return conv_silu_by_taps(x, taps, bias, len(weight))
+
+
+def taps_and_bias(
+    weight: Tensor, bias: Tensor, channels: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Fills up a layer's weight and bias for the kernel.
+
+    Args:
+        weight: ``[O, channels or fewer, 3, 3]``.
+        bias: ``[O]``.
+        channels: C of the maps.
+        dtype: of the maps.
+
+    Returns:
+        Taps ``[9, C, width]`` in that dtype and the bias ``[width]`` in float32.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.rand(40, 12, 3, 3), torch.zeros(40)
+        >>> [t.shape for t in taps_and_bias(*layer, 16, torch.float16)]
+        [torch.Size([9, 16, 64]), torch.Size([64])]
+    """
     channels_out, depth = weight.shape[:2]
     missing = _width(channels_out) - channels_out
-    weight = F.pad(weight, (0, 0, 0, 0, 0, x.shape[1] - depth, 0, missing))
-    taps = taps_of(weight.to(x.dtype))
-    return conv_silu_by_taps(x, taps, F.pad(bias.float(), (0, missing)), channels_out)
+    weight = F.pad(weight, (0, 0, 0, 0, 0, channels - depth, 0, missing))
+    return taps_of(weight.to(dtype)), F.pad(bias.float(), (0, missing))
 
 
 @torch.library.custom_op("drama_torchrl::conv_silu", mutates_args=())

@@ -79,7 +79,11 @@ def empty_maps(x: Tensor, channels_out: int) -> Tensor:
 
 
 def convolve_by_taps(
-    x: Tensor, taps: Tensor, bias: Tensor | None, channels_out: int
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    channels_out: int,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Runs the kernel, which needs a GPU or Triton's interpreter.
 
@@ -89,12 +93,13 @@ def convolve_by_taps(
             16 on and zero from channels_out on.
         bias: ``[width]`` in float32, which SiLU follows; None for neither of them.
         channels_out: O.
+        out: where to write the results; allocated by default.
 
     Returns:
         ``[N, O, H, W]`` in x's dtype, channels last in memory.
     """
     _, channels, width = taps.shape
-    y = empty_maps(x, channels_out)
+    y = empty_maps(x, channels_out) if out is None else out
     launch = _launch(x, taps, channels_out)
     columns = len(x) * x.shape[3]
     grid = (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import drama_torchrl.modules.space_to_depth as s2d
-from drama_torchrl.kernels.conv_silu import conv_silu
+from drama_torchrl.kernels.conv_silu_twice import conv_silu_twice
 from drama_torchrl.kernels.frame_blocks import frames_to_blocks
 from drama_torchrl.modules.initialisation import truncated_normal_init_
 from drama_torchrl.modules.pixel_layers import (
@@ -141,7 +141,7 @@ class PixelEncoder(nn.Module):
         return self.linear(x.flatten(1))
 
     def encode_twice_fused(self, blocks: Tensor, unit: float) -> Tensor:
-        """Runs evaluation's first two layers on blocks of frames, each as one kernel.
+        """Runs evaluation's first two layers on blocks of frames, some at a time.
 
         Args:
             blocks: ``[N, 16, F/2, F/2]``, of ``frames_to_blocks``.
@@ -152,9 +152,10 @@ class PixelEncoder(nn.Module):
         """
         first, second, *_ = layers_of(self.convs, self.norms)
         weight, shift = folded(*first)
-        x = conv_silu(blocks, s2d.blocks_kernel(weight * unit), shift.repeat(4))
+        to_blocks = s2d.blocks_kernel(weight * unit), shift.repeat(4)
         weight, shift = folded(*second)
-        return conv_silu(x, s2d.strided_blocks_kernel(weight), shift)
+        to_map = s2d.strided_blocks_kernel(weight), shift
+        return conv_silu_twice(blocks, to_blocks, to_map)
 
     def _fuses(self, blocks: Tensor) -> bool:
         first, second = layers_of(self.convs, self.norms)[:2]
