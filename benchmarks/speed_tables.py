@@ -146,6 +146,8 @@ def recipe_tables(report: Report) -> list[Table]:
     )
     compiled = "execution.compile=true" in report["options"]
     title = "The whole recipe" + ("" if compiled else ", without compilation")
+    if "execution.deterministic=true" in report["options"]:
+        title += ", repeatable"
     title += _STARTS.get(report["compile_cache"], "")
     table = Table(title, note, [*header, "first trained step s"], [row])
     return [table]

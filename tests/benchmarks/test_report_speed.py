@@ -350,6 +350,13 @@ def test_any_measurement_alone_makes_a_page(tmp_path: Path, name: str) -> None:
         assert (tmp_path / image).read_bytes()[:4] == PNG
 
 
+def test_a_repeatable_recipe_is_called_one() -> None:
+    options = [*RECIPE["options"], "execution.deterministic=true"]
+    (table,) = recipe_tables(RECIPE | {"options": options})
+    assert ", repeatable" in table.title
+    assert ", repeatable" not in recipe_tables(RECIPE)[0].title
+
+
 def test_all_measurements_come_in_one_order(tmp_path: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     results.mkdir()
