@@ -155,23 +155,28 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
     ENTERS: tl.constexpr,
     LEAVES: tl.constexpr,
 ) -> None:
-    """All gradients of one segment of one head, from those of its last state, entries.
+    """All gradients of one segment for BLOCK of a head's P channels, from entries.
 
-    Each head writes its part of db and dc [B, T, NH, S], each segment its part of
-    drates [B, SEGMENTS, NH], the first one, if it LEAVES one, dinitial [B, NH, P, S].
+    These are the gradients of its last state. Writes dx [B, T, NH, P] and, in the first
+    segment, if it LEAVES one, dinitial [B, NH, P, S]. The others are sums over channels
+    of which each block has a part: ddt [B, T, NH, blocks], drates
+    [B, SEGMENTS, NH, blocks], db and dc [B, T, NH, blocks, S].
     """
-    lane = tl.program_id(0) // NH
+    blocks: tl.constexpr = (P + BLOCK - 1) // BLOCK
+    parts: tl.constexpr = NH * blocks
+    lane, part = tl.program_id(0) // parts, tl.program_id(0) % parts
     batch, segment = (lane // SEGMENTS).to(tl.int64), lane % SEGMENTS
-    head = tl.program_id(0) % NH
-    q, s, p = tl.arange(0, CHUNK), tl.arange(0, WIDTH), tl.arange(0, BLOCK)
+    head, block = part // blocks, part % blocks
+    q, s = tl.arange(0, CHUNK), tl.arange(0, WIDTH)
+    p = block * BLOCK + tl.arange(0, BLOCK)
     x += batch * x_batch + head * P
     b += batch * b_batch
     c += batch * c_batch
     dy += batch * T * (NH * P) + head * P
     dx += batch * T * (NH * P) + head * P
-    ddt += batch * T * NH + head
-    db += (batch * T * NH + head) * S
-    dc += (batch * T * NH + head) * S
+    ddt += batch * T * parts + part
+    db += (batch * T * parts + part) * S
+    dc += (batch * T * parts + part) * S
     kind = x.dtype.element_ty
     chunks = (T + CHUNK - 1) // CHUNK
     dt += batch * T * NH + head
@@ -206,7 +211,7 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
         arriving = tl.sum(coming * outputs.to(tl.float32), 1)
         dtaken = _taken_of(t, step, summed, episode, values, upstream)
         doutputs = tl.dot(dtaken, inputs, coming, input_precision="ieee")
-        store_rows(dc + first * (NH * S), q, NH * S, inside, s, doutputs, S)
+        store_rows(dc + first * (parts * S), q, parts * S, inside, s, doutputs, S)
 
         # dB and dx, of which the state after the chunk has one: dh B of what enters it.
         weights, dgiven, direct, ends = _given_of(
@@ -217,7 +222,7 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
         left = tl.sum(leaving * inputs.to(tl.float32), 1)
         leaving *= step[:, None]
         dinputs = tl.dot(dgiven, outputs, leaving, input_precision="ieee")
-        store_rows(db + first * (NH * S), q, NH * S, inside, s, dinputs, S)
+        store_rows(db + first * (parts * S), q, parts * S, inside, s, dinputs, S)
         through = tl.dot(inputs, tl.trans(dh).to(kind), input_precision="ieee")
         through *= to_end[:, None]
         through = tl.dot(weights, upstream, through, input_precision="ieee")
@@ -230,10 +235,10 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
         ways = tl.sum(tl.where(later, ends[None, :], (step * left)[None, :]), 1)
         ways += across
         direct += left + rate * ways
-        tl.store(ddt + first * NH + q * NH, direct, mask=inside)
+        tl.store(ddt + first * parts + q * parts, direct, mask=inside)
         drate += tl.sum(step * ways, 0)
         dh = dh * whole + added_state(upstream, outputs, from_start)
-    tl.store(drates + lane * NH + head, drate)
+    tl.store(drates + lane * parts + part, drate)
     if LEAVES:
         places, mask = place_of(batch * NH + head, p, s, P, S)
         tl.store(dinitial + places, dh, mask=mask & (segment == 0))
