@@ -11,7 +11,6 @@ from drama_torchrl.kernels.ssd_chunks_backward_kernels import (
     segment_gradients_kernel,
 )
 from drama_torchrl.kernels.ssd_chunks_cut import (
-    MOST_CHANNELS,
     carry,
     cut_of,
     empty_segments,
@@ -22,10 +21,12 @@ from drama_torchrl.kernels.ssd_chunks_kernels import added_maps_kernel
 
 __all__ = ["ssd_chunks_gradients"]
 
-# Programs that run at once on a processor, warps of a program. It has all channels of a
-# head: what they add to the gradients of dt, B and C meets in its registers, which are
+# Channels of a program: Triton 3.6 reads transposed tiles of 128 16-bit columns beyond
+# their memory (seen in bfloat16 on an H100).
+_BLOCK = 64
+# Programs that run at once on a processor, and warps of a program, whose registers are
 # full, so that nothing is loaded ahead.
-_CROWD, _WARPS, _STAGES = 1, 8, 1
+_CROWD, _WARPS, _STAGES = 2, 4, 1
 _ADDED = 512
 
 
@@ -63,15 +64,16 @@ def ssd_chunks_gradients(
     dx, ddt, dA, dmaps, dinitial = _gradients(
         x, dt, A, B, C, is_init, kept, dy, dfinal, with_state
     )
-    cut = cut_of(x, B, MOST_CHANNELS, _CROWD)
+    cut = cut_of(x, B, _BLOCK, _CROWD)
     (x, B, C), strides = strides_of(x, B, C)
     dt, A, dy = dt.contiguous(), A.contiguous(), dy.contiguous()
     started = flags_of(is_init, x)
     entry = None if dfinal is None else dfinal.contiguous()
     batch, length, heads, _ = x.shape
-    rows, size = batch * length, B.shape[2]
-    dmaps_parts = kept.new_empty(2, rows, heads, size)
-    dA_parts = kept.new_empty(batch * cut.segments, heads)
+    rows, size, parts = batch * length, B.shape[2], heads * cut.blocks
+    dmaps_parts = kept.new_empty(2, rows, parts, size)
+    dA_parts = kept.new_empty(batch * cut.segments, heads, cut.blocks)
+    ddt_parts = ddt if cut.blocks == 1 else kept.new_empty(*ddt.shape, cut.blocks)
     how = cut.constants | {
         "RESETS": is_init is not None,
         "num_warps": _WARPS,
@@ -94,7 +96,7 @@ def ssd_chunks_gradients(
             dy,
             kept if entry is None else entry,
             dx,
-            ddt,
+            ddt_parts,
             dA_parts,
             *dmaps_parts,
             dinitial,
@@ -105,9 +107,11 @@ def ssd_chunks_gradients(
             **how,
         )
         added_maps_kernel[(triton.cdiv(dmaps.numel(), _ADDED),)](
-            dmaps_parts, dmaps, 2 * rows, NH=heads, S=size, BLOCK=_ADDED
+            dmaps_parts, dmaps, 2 * rows, PARTS=parts, S=size, BLOCK=_ADDED
         )
-    torch.sum(dA_parts, 0, out=dA)
+    torch.sum(dA_parts, (0, 2), out=dA)
+    if cut.blocks > 1:
+        torch.sum(ddt_parts, -1, out=ddt)
     return dx, ddt, dA, dmaps, dinitial
 
 

@@ -74,7 +74,22 @@ def segment_gradients_kernel(
 
 
 @jit
-def _pairs_of(
+def _taken_of(
+    t: tl.tensor,
+    step: tl.tensor,
+    summed: tl.tensor,
+    episode: tl.tensor,
+    values: tl.tensor,
+    upstream: tl.tensor,
+) -> tl.tensor:
+    """The gradient [t, s] of C Bᵀ as a factor of products."""
+    dscores = tl.dot(upstream, tl.trans(values), input_precision="ieee")
+    dscores *= between_of(t, summed, episode) * step[None, :]
+    return dscores.to(values.dtype)
+
+
+@jit
+def _given_of(
     t: tl.tensor,
     step: tl.tensor,
     summed: tl.tensor,
@@ -84,20 +99,23 @@ def _pairs_of(
     inputs: tl.tensor,
     outputs: tl.tensor,
 ) -> tuple[tl.tensor, ...]:
-    """Matrices [t, s] of what step t of a chunk takes from its step s, and their sums.
+    """Matrices [s, t] of what step s of a chunk gives to its step t, and their sums.
 
-    Returns L ∘ C Bᵀ and the gradient of C Bᵀ as factors of products, the sums of what
-    each step gives to all, and those of the ways that end at a step less those that
-    start there.
+    Returns L ∘ C Bᵀ and the gradient of C Bᵀ, both transposed, as factors of products,
+    the sums of what each step gives to all, and those of the ways that end at a step
+    less those that start there.
     """
-    between = between_of(t, summed, episode)
-    weights = between * tl.dot(outputs, tl.trans(inputs), input_precision="ieee")
-    dweights = tl.dot(upstream, tl.trans(values), input_precision="ieee")
-    taken = weights * dweights
-    direct = tl.sum(taken, 0)
-    apart = tl.where(t[:, None] > t[None, :], taken * step[None, :], 0.0)
-    ends = tl.sum(apart, 1) - tl.sum(apart, 0)
-    dscores = between * dweights * step[None, :]
+    # They are computed transposed, and not transposed in registers, which is suspected
+    # of a wrong dx (Triton 3.6, bfloat16, H100). With time turned round, what lies
+    # between t and s stands at [s, t].
+    between = between_of(-t, -summed, episode)
+    weights = between * tl.dot(inputs, tl.trans(outputs), input_precision="ieee")
+    dweights = tl.dot(values, tl.trans(upstream), input_precision="ieee")
+    both = weights * dweights
+    direct = tl.sum(both, 1)
+    apart = tl.where(t[:, None] < t[None, :], both * step[:, None], 0.0)
+    ends = tl.sum(apart, 0) - tl.sum(apart, 1)
+    dscores = between * dweights * step[:, None]
     return weights.to(values.dtype), dscores.to(values.dtype), direct, ends
 
 
@@ -137,23 +155,28 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
     ENTERS: tl.constexpr,
     LEAVES: tl.constexpr,
 ) -> None:
-    """All gradients of one segment of one head, from those of its last state, entries.
+    """All gradients of one segment for BLOCK of a head's P channels, from entries.
 
-    Each head writes its part of db and dc [B, T, NH, S], each segment its part of
-    drates [B, SEGMENTS, NH], the first one, if it LEAVES one, dinitial [B, NH, P, S].
+    These are the gradients of its last state. Writes dx [B, T, NH, P] and, in the first
+    segment, if it LEAVES one, dinitial [B, NH, P, S]. The others are sums over channels
+    of which each block has a part: ddt [B, T, NH, blocks], drates
+    [B, SEGMENTS, NH, blocks], db and dc [B, T, NH, blocks, S].
     """
-    lane = tl.program_id(0) // NH
+    blocks: tl.constexpr = (P + BLOCK - 1) // BLOCK
+    parts: tl.constexpr = NH * blocks
+    lane, part = tl.program_id(0) // parts, tl.program_id(0) % parts
     batch, segment = (lane // SEGMENTS).to(tl.int64), lane % SEGMENTS
-    head = tl.program_id(0) % NH
-    q, s, p = tl.arange(0, CHUNK), tl.arange(0, WIDTH), tl.arange(0, BLOCK)
+    head, block = part // blocks, part % blocks
+    q, s = tl.arange(0, CHUNK), tl.arange(0, WIDTH)
+    p = block * BLOCK + tl.arange(0, BLOCK)
     x += batch * x_batch + head * P
     b += batch * b_batch
     c += batch * c_batch
     dy += batch * T * (NH * P) + head * P
     dx += batch * T * (NH * P) + head * P
-    ddt += batch * T * NH + head
-    db += (batch * T * NH + head) * S
-    dc += (batch * T * NH + head) * S
+    ddt += batch * T * parts + part
+    db += (batch * T * parts + part) * S
+    dc += (batch * T * parts + part) * S
     kind = x.dtype.element_ty
     chunks = (T + CHUNK - 1) // CHUNK
     dt += batch * T * NH + head
@@ -181,39 +204,41 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
         across = whole * tl.sum(tl.sum(h * dh, 1), 0)
         h = h.to(kind)
 
-        weights, dscores, direct, ends = _pairs_of(
-            t, step, summed, episode, values, upstream, inputs, outputs
-        )
-
         # dC, of which the state before the chunk has a part: h C of what comes from it.
+        # It is done before the matrices of dB and dx take its registers.
         coming = tl.dot(upstream, h, input_precision="ieee")
         coming *= from_start[:, None]
-        ends += tl.sum(coming * outputs.to(tl.float32), 1)
-        doutputs = tl.dot(dscores, inputs, coming, input_precision="ieee")
-        store_rows(dc + first * (NH * S), q, NH * S, inside, s, doutputs, S)
+        arriving = tl.sum(coming * outputs.to(tl.float32), 1)
+        dtaken = _taken_of(t, step, summed, episode, values, upstream)
+        doutputs = tl.dot(dtaken, inputs, coming, input_precision="ieee")
+        store_rows(dc + first * (parts * S), q, parts * S, inside, s, doutputs, S)
 
         # dB and dx, of which the state after the chunk has one: dh B of what enters it.
-        rounded = dh.to(kind)
-        leaving = tl.dot(values, rounded, input_precision="ieee") * to_end[:, None]
+        weights, dgiven, direct, ends = _given_of(
+            t, step, summed, episode, values, upstream, inputs, outputs
+        )
+        leaving = tl.dot(values, dh.to(kind), input_precision="ieee")
+        leaving *= to_end[:, None]
         left = tl.sum(leaving * inputs.to(tl.float32), 1)
         leaving *= step[:, None]
-        dinputs = tl.dot(tl.trans(dscores), outputs, leaving, input_precision="ieee")
-        store_rows(db + first * (NH * S), q, NH * S, inside, s, dinputs, S)
-        through = tl.dot(inputs, tl.trans(rounded), input_precision="ieee")
+        dinputs = tl.dot(dgiven, outputs, leaving, input_precision="ieee")
+        store_rows(db + first * (parts * S), q, parts * S, inside, s, dinputs, S)
+        through = tl.dot(inputs, tl.trans(dh).to(kind), input_precision="ieee")
         through *= to_end[:, None]
-        through = tl.dot(tl.trans(weights), upstream, through, input_precision="ieee")
+        through = tl.dot(weights, upstream, through, input_precision="ieee")
         through *= step[:, None]
         store_rows(dx + first * (NH * P), q, NH * P, inside, p, through, P)
 
         # A step's decay lies on every way from before it to itself or later.
+        ends += arriving
         later = t[None, :] >= t[:, None]
         ways = tl.sum(tl.where(later, ends[None, :], (step * left)[None, :]), 1)
         ways += across
         direct += left + rate * ways
-        tl.store(ddt + first * NH + q * NH, direct, mask=inside)
+        tl.store(ddt + first * parts + q * parts, direct, mask=inside)
         drate += tl.sum(step * ways, 0)
         dh = dh * whole + added_state(upstream, outputs, from_start)
-    tl.store(drates + lane * NH + head, drate)
+    tl.store(drates + lane * parts + part, drate)
     if LEAVES:
         places, mask = place_of(batch * NH + head, p, s, P, S)
         tl.store(dinitial + places, dh, mask=mask & (segment == 0))

@@ -24,7 +24,7 @@ __all__ = [
     "strides_of",
 ]
 
-# Of one head: its state is held in registers, its inputs of a chunk in shared memory.
+# Of one head. Its state is held in registers, that of 64 channels by each program.
 MOST_CHANNELS = 128
 MOST_STATES = 32
 # Steps of a chunk by bytes of a number: float32 has no tensor cores, and its products
@@ -37,9 +37,10 @@ _TENSOR_CORE = 16
 
 
 class Cut(NamedTuple):
-    """Segments of time, programs, and what the kernels know of both at compile time."""
+    """Segments of time, blocks of a head, programs, and what kernels know of them."""
 
     segments: int
+    blocks: int
     grid: tuple[int]
     constants: dict[str, int]
 
@@ -61,7 +62,8 @@ def cut_of(x: Tensor, B: Tensor, block: int, crowd: int) -> Cut:
     batch, length, heads, width = x.shape
     chunk = chunk_of(x)
     block = min(block, max(_TENSOR_CORE, triton.next_power_of_2(width)))
-    programs = batch * heads * triton.cdiv(width, block)
+    blocks = triton.cdiv(width, block)
+    programs = batch * heads * blocks
     chunks = triton.cdiv(length, chunk)
     wanted = processors(x.device) * crowd // programs
     steps = triton.cdiv(chunks, max(1, min(wanted, chunks // _CHUNKS_A_SEGMENT)))
@@ -76,7 +78,7 @@ def cut_of(x: Tensor, B: Tensor, block: int, crowd: int) -> Cut:
         "BLOCK": block,
         "WIDTH": max(_TENSOR_CORE, triton.next_power_of_2(B.shape[2])),
     }
-    return Cut(segments, (programs * segments,), constants)
+    return Cut(segments, blocks, (programs * segments,), constants)
 
 
 def strides_of(

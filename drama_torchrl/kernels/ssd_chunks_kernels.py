@@ -154,15 +154,16 @@ def added_maps_kernel(
     partials: tl.tensor,
     total: tl.tensor,
     ROWS: tl.tensor,
-    NH: tl.constexpr,
+    PARTS: tl.constexpr,
     S: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Adds up the heads in their order: partials [ROWS, NH, S] to total [ROWS, S]."""
+    """Adds up partials [ROWS, PARTS, S] in their order, to total [ROWS, S]."""
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row, s = element // S, element % S
     inside = row < ROWS
     added = tl.zeros([BLOCK], tl.float32)
-    for head in tl.static_range(NH):
-        added += tl.load(partials + (row * NH + head) * S + s, mask=inside, other=0.0)
+    for part in tl.static_range(PARTS):
+        place = partials + (row * PARTS + part) * S + s
+        added += tl.load(place, mask=inside, other=0.0)
     tl.store(total + element, added.to(total.dtype.element_ty), mask=inside)

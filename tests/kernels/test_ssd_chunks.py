@@ -105,8 +105,8 @@ def assert_agrees(
 
 @pytest.fixture
 def three_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cuts time as on a GPU with many more processors than heads."""
-    monkeypatch.setattr(ssd_chunks_cut, "processors", lambda _: 3 * BATCH * HEADS)
+    """Cuts time as on a GPU with many more processors, of two programs, than heads."""
+    monkeypatch.setattr(ssd_chunks_cut, "processors", lambda _: 3 * BATCH * HEADS // 2)
     monkeypatch.setattr(ssd_chunks_cut, "_CHUNKS_A_SEGMENT", 1)
 
 
@@ -159,7 +159,7 @@ def test_segments_of_time_make_no_difference(
     first: list[int], second: list[int], device: torch.device
 ) -> None:
     inputs = make_inputs(50, device)
-    assert ssd_chunks_cut.cut_of(inputs["x"], inputs["B"], 64, 1).segments == 2
+    assert ssd_chunks_cut.cut_of(inputs["x"], inputs["B"], 64, 2).segments == 2
     inputs["initial_state"] = make_state(inputs)
     assert_agrees(inputs, starts_at(50, first, second, device))
 
@@ -168,8 +168,21 @@ def test_segments_of_time_make_no_difference(
 @pytest.mark.usefixtures("three_segments")
 def test_segments_start_from_nothing_too(length: int, device: torch.device) -> None:
     inputs = make_inputs(length, device)
-    assert ssd_chunks_cut.cut_of(inputs["x"], inputs["B"], 64, 1).segments == 3
+    assert ssd_chunks_cut.cut_of(inputs["x"], inputs["B"], 64, 2).segments == 3
     assert_agrees(inputs)
+
+
+@pytest.mark.parametrize("width", [72, 128])
+@pytest.mark.usefixtures("three_segments")
+def test_blocks_of_a_wide_head_make_no_difference(
+    width: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssd_chunks_cut, "processors", lambda _: 3 * BATCH * HEADS)
+    inputs = make_inputs(50, device, width=width)
+    cut = ssd_chunks_cut.cut_of(inputs["x"], inputs["B"], 64, 2)
+    assert (cut.blocks, cut.segments) == (2, 2)
+    inputs["initial_state"] = make_state(inputs)
+    assert_agrees(inputs, starts_at(50, [15, 16], [7, 40], device))
 
 
 def test_nothing_flows_across_the_start_of_an_episode(device: torch.device) -> None:
