@@ -92,7 +92,8 @@ class ReplayConfig(Options):
     capacity: int = option(100_000, at_least(1))
     """Transitions kept; the oldest are overwritten."""
     device: str = option("auto", one_of("auto", "cpu", "cuda"))
-    """Where frames are kept; `auto` is the device that trains."""
+    """Where frames are kept; `auto` is the device that trains. A GPU reads those on the
+    `cpu` by itself, from page-locked memory."""
     sampling: str = option("dfs", one_of("dfs", "uniform"))
     """Dynamic frequency-based or uniform draws of windows. Section 2.4, Table 4."""
     temperature: float = option(10.0, POSITIVE)

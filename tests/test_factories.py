@@ -17,6 +17,7 @@ from drama_torchrl.config import (
     list_presets,
     load_config,
 )
+from drama_torchrl.data import HostStorage
 from drama_torchrl.factories import (
     make_actor,
     make_agent,
@@ -28,6 +29,7 @@ from drama_torchrl.factories import (
     make_world_model,
     make_world_model_learner,
 )
+from drama_torchrl.factories.replay import has_frames_on_host, make_storage
 from drama_torchrl.policies import (
     CarriedMemory,
     PosteriorPolicy,
@@ -36,7 +38,7 @@ from drama_torchrl.policies import (
 )
 from tests.reference.tiny import ACTIONS, FRAME, real_batch, tiny_config
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def count(module: torch.nn.Module) -> int:
@@ -291,6 +293,13 @@ class TestReplay:
         replay, _ = make_replay(tiny_config("replay.capacity=400"), CPU)
         replay.extend(TensorDict(index=torch.arange(500), batch_size=[500]))
         assert len(replay) == 400
+
+    def test_only_a_gpu_has_frames_elsewhere(self) -> None:
+        on_host = tiny_config("replay.device=cpu")
+        assert not has_frames_on_host(on_host, CPU)
+        assert has_frames_on_host(on_host, CUDA)
+        assert not has_frames_on_host(tiny_config("replay.device=auto"), CUDA)
+        assert not isinstance(make_storage(on_host, CPU), HostStorage)
 
 
 class TestDevice:

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from drama_torchrl.config import ConfigError, DramaConfig
+from drama_torchrl.data.page_locked import largest_page_locked, page_locked_bytes
 from drama_torchrl.factories.machine import make_device
+from drama_torchrl.factories.replay import has_frames_on_host
 
 __all__ = ["describe_replay", "find_free_memory", "transition_bytes"]
 
@@ -29,10 +31,13 @@ def transition_bytes(config: DramaConfig, num_actions: int) -> int:
         >>> transition_bytes(DramaConfig(), num_actions=18)
         12320
     """
-    frame = 3 * config.env.frame_size**2
     flags = 2  # is_init, end-of-life
     reward, index = 4, 8
-    return frame + num_actions + flags + reward + index
+    return _frame_bytes(config) + num_actions + flags + reward + index
+
+
+def _frame_bytes(config: DramaConfig) -> int:
+    return 3 * config.env.frame_size**2
 
 
 def describe_replay(
@@ -43,6 +48,8 @@ def describe_replay(
     free: int | None = None,
 ) -> str:
     """Say how large the replay buffer is; refuse one that cannot fit.
+
+    Of one on the host for a GPU these are the frames, in as much memory as torch locks.
 
     Args:
         config: its capacity and place.
@@ -63,10 +70,15 @@ def describe_replay(
     where = device if name == "auto" else make_device(name, "replay.device")
     free = find_free_memory(where) if free is None else free
     capacity, each = config.replay.capacity, transition_bytes(config, num_actions)
-    size = f"{capacity * each / 1e9:,.2f} GB on {where.type}"
+    needed, usable, place = capacity * each, free, f"on {where.type}"
+    if has_frames_on_host(config, device):
+        each, place = _frame_bytes(config), f"page-locked {place}"
+        needed = page_locked_bytes(capacity * each)
+        usable = None if free is None else largest_page_locked(free)
+    size = f"{needed / 1e9:,.2f} GB {place}"
     room = "" if free is None else f", where {free / 1e9:,.2f} GB are free"
-    if free is not None and capacity * each > free:
-        choices = [f"replay.capacity={free // each} or less"]
+    if usable is not None and needed > usable:
+        choices = [f"replay.capacity={usable // each} or less"]
         if capacity > config.training.total_steps:
             total = config.training.total_steps
             choices.append(f"replay.capacity={total}, all steps of the run")

@@ -10,15 +10,49 @@ from drama_torchrl.config import DramaConfig
 from drama_torchrl.data import (
     DFSImaginationSampler,
     DFSSampler,
+    HostStorage,
     UnblockedReplayBuffer,
     UniformWindowSampler,
     VisitCounts,
 )
 from drama_torchrl.factories.machine import make_device
 
-__all__ = [
-    "make_replay",
-]
+__all__ = ["has_frames_on_host", "make_replay", "make_storage"]
+
+
+def has_frames_on_host(config: DramaConfig, device: torch.device) -> bool:
+    """Tell whether the frames of a run on a GPU are kept in the host's memory.
+
+    Args:
+        config: says where frames are kept.
+        device: where the run trains.
+
+    Example:
+        >>> from drama_torchrl.config import load_config
+        >>> config = load_config("quick", ["replay.device=cpu"])
+        >>> has_frames_on_host(config, torch.device("cuda"))
+        True
+    """
+    return config.replay.device == "cpu" and device.type == "cuda"
+
+
+def make_storage(config: DramaConfig, device: torch.device) -> LazyTensorStorage:
+    """Build the storage of the transitions, where ``replay.device`` says.
+
+    Args:
+        config: its capacity and place.
+        device: where the run trains.
+
+    Example:
+        >>> from drama_torchrl.config import load_config
+        >>> make_storage(load_config("quick"), torch.device("cpu")).max_size
+        10000
+    """
+    c = config.replay
+    if has_frames_on_host(config, device):
+        return HostStorage(c.capacity, device=device, host_keys=["pixels"])
+    where = device if c.device == "auto" else make_device(c.device, "replay.device")
+    return LazyTensorStorage(c.capacity, device=where)
 
 
 def make_replay(
@@ -27,15 +61,15 @@ def make_replay(
     """Build the replay buffer and a read-only view that draws imagination contexts.
 
     Both draw windows of one storage; with ``replay.sampling=dfs`` they share visit
-    counts, and batches come on the device that trains.
+    counts, and batches come on the device that trains. A GPU draws, and keeps all that
+    is small, where frames are in the host's memory, too: it reads them by itself.
 
     Returns:
         The buffer, sampled as ``[model_batch, model_window]``, and the view, sampled
         as ``[imagination_batch, imagination_window]``.
     """
     c = config.replay
-    where = device if c.device == "auto" else make_device(c.device, "replay.device")
-    storage = LazyTensorStorage(c.capacity, device=where)
+    storage = make_storage(config, device)
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     samplers: tuple[Sampler, Sampler]
     if c.sampling == "dfs":

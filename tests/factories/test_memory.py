@@ -60,6 +60,18 @@ def test_the_choices_are_those_that_help() -> None:
     assert "an env.frame_size below 64" in message
 
 
+def test_frames_on_the_host_take_what_is_locked_for_them() -> None:
+    config, gpu = load_config("xs", ["replay.device=cpu"]), torch.device("cuda")
+    locked = 2**31  # the next power of two from 100 000 frames of 12 288 bytes
+    said = describe_replay(config, 18, gpu, free=locked)
+    assert said.startswith("replay: 100,000 transitions, 2.15 GB page-locked on cpu")
+    with pytest.raises(ConfigError, match=r"replay\.capacity=87381 or less") as caught:
+        describe_replay(config, 18, gpu, free=locked - 1)
+    assert "replay.device=cpu" not in str(caught.value)
+    fits = load_config("xs", ["replay.device=cpu", "replay.capacity=87381"])
+    assert "1.07 GB page-locked" in describe_replay(fits, 18, gpu, free=locked - 1)
+
+
 def test_a_run_says_it_at_the_start_or_does_not_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
