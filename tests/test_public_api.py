@@ -250,8 +250,8 @@ class TestDependencies:
         assert [each for each in IMPORTS[name] if not within(each, *known)] == []
 
     @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "data")])
-    def test_replay_knows_replay_alone(self, name: str) -> None:
-        known = ("data", "parallel")
+    def test_replay_knows_replay_and_kernels_alone(self, name: str) -> None:
+        known = ("data", "kernels", "parallel")
         assert [each for each in IMPORTS[name] if not within(each, *known)] == []
 
     @pytest.mark.parametrize("name", [n for n in IMPORTS if within(n, "parallel")])
