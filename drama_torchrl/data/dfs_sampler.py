@@ -6,6 +6,7 @@ import math
 
 from tensordict.utils import NestedKey
 from torch import Tensor
+from torchrl.data.replay_buffers.storages import Storage
 
 from drama_torchrl.data.visit_counts import VisitCounts
 from drama_torchrl.data.window_sampler import WindowSampler
@@ -20,14 +21,14 @@ __all__ = [
 
 def model_log_weights(visits: Tensor, temperature: float) -> Tensor:
     """Returns log p = −v/τ up to a constant, ``[num_slots]``, of v ``[num_slots]``."""
-    return visits.double() / -temperature
+    return visits / -temperature
 
 
 def imagination_log_weights(
     model: Tensor, imagination: Tensor, ratio: float, temperature: float
 ) -> Tensor:
     """Returns log p = min(0, v − b/ρ)/τ up to a constant, all ``[num_slots]``."""
-    return (model - imagination.double() / ratio).clamp(max=0) / temperature
+    return (model - imagination / ratio).clamp_(max=0).div_(temperature)
 
 
 class DFSSampler(WindowSampler):
@@ -74,11 +75,9 @@ class DFSSampler(WindowSampler):
         self.counts = counts
         self.temperature = _positive("temperature", temperature)
 
-    def log_weights(self, allowed: Tensor) -> Tensor:
-        """Returns −v/τ where ``allowed``, else −inf."""
-        model = self.counts.model[: len(allowed)]
-        log_weights = model_log_weights(model, self.temperature)
-        return log_weights.masked_fill_(~allowed, -math.inf)
+    def log_weights(self, storage: Storage) -> Tensor:
+        """Returns −v/τ."""
+        return model_log_weights(self.counts.model[: len(storage)], self.temperature)
 
     def count(self, starts: Tensor) -> None:
         """Adds 1 to v of ``starts``."""
@@ -142,14 +141,11 @@ class DFSImaginationSampler(WindowSampler):
         self.ratio = _positive("ratio", ratio)
         self.temperature = _positive("temperature", temperature)
 
-    def log_weights(self, allowed: Tensor) -> Tensor:
-        """Returns min(0, v − b/ρ)/τ where ``allowed``, else −inf."""
-        model = self.counts.model[: len(allowed)]
-        imagination = self.counts.imagination[: len(allowed)]
-        log_weights = imagination_log_weights(
-            model, imagination, self.ratio, self.temperature
-        )
-        return log_weights.masked_fill_(~allowed, -math.inf)
+    def log_weights(self, storage: Storage) -> Tensor:
+        """Returns min(0, v − b/ρ)/τ."""
+        model = self.counts.model[: len(storage)]
+        imagination = self.counts.imagination[: len(storage)]
+        return imagination_log_weights(model, imagination, self.ratio, self.temperature)
 
     def count(self, starts: Tensor) -> None:
         """Adds 1 to b of ``starts``."""

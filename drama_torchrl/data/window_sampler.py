@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from drama_torchrl.data.visit_counts import RingCursor
 from drama_torchrl.data.window_starts import (
-    complete_windows,
     draw_starts,
+    fill_incomplete,
     uninterrupted_windows,
 )
 from drama_torchrl.parallel import my_share
@@ -62,12 +63,8 @@ class WindowSampler(Sampler):
         self.slots = slots
 
     @abstractmethod
-    def log_weights(self, allowed: Tensor) -> Tensor:
-        """Returns the log weight of each slot in use, float64 ``[len(storage)]``.
-
-        Args:
-            allowed: bool ``[len(storage)]``; the log weight is −inf where False.
-        """
+    def log_weights(self, storage: Storage) -> Tensor:
+        """Returns the log weight of each slot in use, a new ``[len(storage)]``."""
 
     @abstractmethod
     def count(self, starts: Tensor) -> None:
@@ -91,7 +88,10 @@ class WindowSampler(Sampler):
                 f"{num_starts}: collect more before sampling (can_sample() tells when) "
                 f"or lower batch_size or window."
             )
-        log_weights = self.log_weights(self._allowed(storage))
+        log_weights = self.log_weights(storage)
+        if self.episode_end_key is not None:
+            log_weights.masked_fill_(~self._uninterrupted(storage), -math.inf)
+        self._fill_incomplete(log_weights, -math.inf, storage)
         starts = draw_starts(log_weights, batch_size, self._rng)
         self.count(starts)
         starts = my_share(starts)
@@ -112,16 +112,17 @@ class WindowSampler(Sampler):
         whole = max(len(storage) - self.window + 1, 0)
         if not whole or self.episode_end_key is None:
             return whole
-        return int(self._allowed(storage).sum())  # the host sync of this option
+        allowed = self._uninterrupted(storage)
+        self._fill_incomplete(allowed, False, storage)
+        return int(allowed.sum())  # the host sync of this option
 
-    def _allowed(self, storage: Storage) -> Tensor:
-        """Returns where a window may start, bool ``[len(storage)]``."""
-        length, newest = len(storage), self.slots.newest(storage)
-        allowed = complete_windows(length, newest, length, self.window, storage.device)
-        if self.episode_end_key is None:
-            return allowed
-        ends = storage.get(self.episode_end_key).reshape(length, -1).any(-1)
-        return allowed & uninterrupted_windows(ends, self.window)
+    def _uninterrupted(self, storage: Storage) -> Tensor:
+        """Tells where a window runs across no end of an episode."""
+        ends = storage.get(self.episode_end_key).reshape(len(storage), -1).any(-1)
+        return uninterrupted_windows(ends, self.window)
+
+    def _fill_incomplete(self, values: Tensor, value: float, storage: Storage) -> None:
+        fill_incomplete(values, value, self.slots.newest(storage), self.window)
 
     def mark_update(
         self, index: int | Tensor, *, storage: Storage | None = None
@@ -185,9 +186,9 @@ class UniformWindowSampler(WindowSampler):
     ) -> None:
         super().__init__(RingCursor(), window=window, episode_end_key=episode_end_key)
 
-    def log_weights(self, allowed: Tensor) -> Tensor:
-        """Returns 0 where ``allowed``, else −inf."""
-        return allowed.double().log()
+    def log_weights(self, storage: Storage) -> Tensor:
+        """Returns 0 for all."""
+        return torch.zeros(len(storage), device=storage.device)
 
     def count(self, starts: Tensor) -> None:
         """Keeps no counts."""

@@ -1,21 +1,21 @@
 """Where the windows of a ring may start, and drawing some of these starts.
 
 The functions have static shapes and no host sync, so that they can be captured in a
-CUDA graph (``newest`` and ``length`` may be device scalars). They work in float64: the
-smallest of 10^7 float32 draws are often equal, and topk does not break ties at random.
+CUDA graph. They draw in float64: the smallest of 10^7 float32 draws are often equal,
+and topk does not break ties at random.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from drama_torchrl.kernels.race import can_race, race
+
 __all__ = [
-    "complete_windows",
     "draw_starts",
+    "fill_incomplete",
     "largest",
     "uninterrupted_windows",
 ]
@@ -25,24 +25,26 @@ _BLOCK = 256
 _LEAST_BLOCKS = 8
 
 
-def complete_windows(
-    num_slots: int, newest: int | Tensor, length: int | Tensor, window: int, device: Any
-) -> Tensor:
-    """Tells where a window may start and end no later than the newest record.
+def fill_incomplete(values: Tensor, value: float, newest: int, window: int) -> None:
+    """Gives a value to slots from where a window would run past the newest record.
 
     Args:
-        num_slots: slots considered: the whole ring, or those written so far.
+        values: ``[num_slots]``, of the whole ring or of the slots written so far.
+        value: for the ``window`` − 1 newest slots.
         newest: slot written last.
-        length: number of records stored; the slots beyond are no starts.
-        window: records in a window.
-        device: where to put the result.
+        window: records in a window, at most ``num_slots``.
 
-    Returns:
-        bool ``[num_slots]``.
+    Example:
+        >>> import torch
+        >>> allowed = torch.ones(6, dtype=torch.bool)
+        >>> fill_incomplete(allowed, False, newest=1, window=4)
+        >>> allowed.tolist()
+        [False, False, True, True, True, False]
     """
-    slots = torch.arange(num_slots, dtype=torch.int32, device=device)
-    age = (newest - slots) % num_slots
-    return (age >= window - 1) & (age < length)
+    first = newest - window + 2
+    values[max(first, 0) : newest + 1].fill_(value)
+    if first < 0:
+        values[first:].fill_(value)
 
 
 def uninterrupted_windows(ends: Tensor, window: int) -> Tensor:
@@ -65,7 +67,8 @@ def draw_starts(
     """Draws different slots, one after the other with p ∝ w among those left.
 
     Gumbel-top-k (arXiv:1903.06059): the ``batch_size`` largest log w − log(−log u)
-    with u uniform in (0, 1), largest first, are such a sequence of draws.
+    with u uniform in (0, 1), largest first, are such a sequence of draws. On a GPU a
+    kernel draws them by a seed from ``generator``.
 
     Args:
         log_weights: ``[num_slots]``, −inf for slots that must not be drawn.
@@ -81,9 +84,13 @@ def draw_starts(
         >>> draw_starts(torch.tensor([impossible, 0.0, impossible]), 1)
         tensor([1])
     """
-    noise = torch.empty_like(log_weights).uniform_(generator=generator)
+    if can_race(log_weights):
+        seed = torch.empty(1, dtype=torch.int64, device=log_weights.device)
+        return race(log_weights, batch_size, seed.random_(generator=generator))
+    noise = torch.empty_like(log_weights, dtype=torch.float64)
+    noise.uniform_(generator=generator)
     exponential = noise.log_().neg_()  # 4 times faster on a CPU than exponential_
-    return largest(log_weights - exponential.log_(), batch_size)
+    return largest(exponential.log_().neg_().add_(log_weights), batch_size)
 
 
 def largest(values: Tensor, count: int) -> Tensor:

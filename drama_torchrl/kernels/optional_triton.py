@@ -14,6 +14,6 @@ except ImportError:
 __all__ = ["jit"]
 
 
-def jit(kernel: Callable[..., Any]) -> Any:
+def jit(kernel: Callable[..., Any], **options: Any) -> Any:
     """Makes a function a kernel as ``triton.jit`` does; leaves it alone without it."""
-    return kernel if triton is None else triton.jit(kernel)
+    return kernel if triton is None else triton.jit(kernel, **options)

@@ -33,8 +33,8 @@ from drama_torchrl.data import (
 )
 from drama_torchrl.data.dfs_sampler import imagination_log_weights, model_log_weights
 from drama_torchrl.data.window_starts import (
-    complete_windows,
     draw_starts,
+    fill_incomplete,
     uninterrupted_windows,
 )
 
@@ -170,15 +170,13 @@ def p_value(observed: Counter, expected: dict[Any, float]) -> float:
 
 def test_model_log_weights_fall_with_the_draws_for_the_model() -> None:
     log_weights = model_log_weights(torch.tensor([0, 5, 30000]), temperature=10.0)
-    torch.testing.assert_close(log_weights, torch.tensor([0.0, -0.5, -3000.0]).double())
+    torch.testing.assert_close(log_weights, torch.tensor([0.0, -0.5, -3000.0]))
 
 
 def test_imagination_log_weights_fall_where_imagination_leads_the_model() -> None:
     model, imagination = torch.tensor([0, 0, 3, 1]), torch.tensor([0, 64, 64, 320])
     log_weights = imagination_log_weights(model, imagination, 64.0, 10.0)
-    torch.testing.assert_close(
-        log_weights, torch.tensor([0.0, -0.1, 0.0, -0.4]).double()
-    )
+    torch.testing.assert_close(log_weights, torch.tensor([0.0, -0.1, 0.0, -0.4]))
 
 
 @pytest.mark.parametrize("name", ["model", "imagination"])
@@ -219,10 +217,10 @@ def test_weights_too_small_for_exp_are_still_drawn(dtype: torch.dtype) -> None:
     assert draw_starts(log_weights, 3).tolist() == [1, 0, 3]
 
 
-def test_draws_favour_no_slot_among_ten_million() -> None:
-    size, generator = 10**7, torch.Generator().manual_seed(0)
-    log_weights = torch.zeros((), dtype=torch.float64).expand(size).clone()
-    starts = draw_starts(log_weights, 4096, generator)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_draws_favour_no_slot_among_ten_million(device: str) -> None:
+    size, generator = 10**7, torch.Generator(device).manual_seed(0)
+    starts = draw_starts(torch.zeros(size, device=device), 4096, generator)
     assert starts.unique().numel() == 4096
     observed = torch.histc(starts.double(), bins=8, min=0, max=size)
     assert chisquare(observed.tolist()).pvalue > 1e-3
@@ -353,10 +351,15 @@ def test_plain_replay_buffer_of_tensors_gives_windows() -> None:
     assert buffer.sample().shape == (2, WINDOW)
 
 
-def test_complete_windows_leaves_out_unwritten_slots() -> None:
-    newest, length = torch.tensor(4), torch.tensor(5)
-    allowed = complete_windows(8, newest, length, 2, "cpu")
-    assert allowed.tolist() == [True] * 4 + [False] * 4
+@pytest.mark.parametrize("newest", range(6))
+@pytest.mark.parametrize("window", range(1, 7))
+def test_incomplete_windows_are_those_that_meet_the_oldest(
+    window: int, newest: int
+) -> None:
+    allowed = torch.ones(6).bool()
+    fill_incomplete(allowed, False, newest, window)
+    passed = [{(s + k) % 6 for k in range(window - 1)} for s in range(6)]
+    assert allowed.tolist() == [newest not in slots for slots in passed]
 
 
 # --- Episodes --------------------------------------------------------------------
@@ -651,19 +654,19 @@ def test_sample_on_a_gpu_does_not_synchronise(make: Callable[..., Sampler]) -> N
 
 
 @pytest.mark.gpu
-def test_drawing_can_be_captured_in_a_cuda_graph() -> None:
-    visits = torch.zeros(20, dtype=torch.int32, device="cuda")
-    newest = torch.tensor(4, device="cuda")
-    length = torch.tensor(5, device="cuda")
+@pytest.mark.parametrize("size", [20, 3000], ids=["one-block", "many-blocks"])
+def test_drawing_can_be_captured_in_a_cuda_graph(size: int) -> None:
+    visits = torch.zeros(size, dtype=torch.int32, device="cuda")
+    allowed = torch.arange(size, device="cuda") < 3
 
     def draw() -> Tensor:
-        allowed = complete_windows(20, newest, length, WINDOW, "cuda")
         log_weights = model_log_weights(visits, 10.0)
         starts = draw_starts(log_weights.masked_fill_(~allowed, -torch.inf), 3)
         visits[starts] += 1
         return starts
 
     warm_up = torch.cuda.Stream()
+    warm_up.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(warm_up):
         draw()
     torch.cuda.synchronize()
@@ -673,13 +676,25 @@ def test_drawing_can_be_captured_in_a_cuda_graph() -> None:
         starts = draw()
     graph.replay()
     assert sorted(starts.tolist()) == [0, 1, 2]
-    newest.fill_(2)
-    length.fill_(20)
+    allowed.fill_(True)
+    allowed[1:3] = False
     batches = set()
     for _ in range(20):
         graph.replay()
         batches.add(tuple(starts.tolist()))
     drawn = set(itertools.chain.from_iterable(batches))
-    assert {0, 1, 2} & drawn == {0}
+    assert not {1, 2} & drawn
     assert len(batches) > 1
     assert visits.sum() == 63
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [20, 3000], ids=["one-block", "many-blocks"])
+def test_draws_on_a_gpu_come_from_its_generator(size: int) -> None:
+    log_weights = torch.zeros(size, device="cuda")
+    drawn = []
+    for generator in (None, torch.Generator("cuda")):
+        torch.manual_seed(7) if generator is None else generator.manual_seed(7)
+        drawn += [[draw_starts(log_weights, 5, generator).tolist() for _ in range(2)]]
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] != drawn[0][1]
