@@ -67,7 +67,7 @@ def ssd_chunks_gradients(
     cut = cut_of(x, B, _BLOCK, _CROWD)
     (x, B, C), strides = strides_of(x, B, C)
     dt, A, dy = dt.contiguous(), A.contiguous(), dy.contiguous()
-    started = flags_of(is_init, x)
+    started = flags_of(_starts(is_init, x), x)
     entry = None if dfinal is None else dfinal.contiguous()
     batch, length, heads, _ = x.shape
     rows, size, parts = batch * length, B.shape[2], heads * cut.blocks
@@ -75,7 +75,7 @@ def ssd_chunks_gradients(
     dA_parts = kept.new_empty(batch * cut.segments, heads, cut.blocks)
     ddt_parts = ddt if cut.blocks == 1 else kept.new_empty(*ddt.shape, cut.blocks)
     how = cut.constants | {
-        "RESETS": is_init is not None,
+        "RESETS": True,
         "num_warps": _WARPS,
         "num_stages": _STAGES,
     }
@@ -113,6 +113,17 @@ def ssd_chunks_gradients(
     if cut.blocks > 1:
         torch.sum(ddt_parts, -1, out=ddt)
     return dx, ddt, dA, dmaps, dinitial
+
+
+def _starts(is_init: Tensor | None, x: Tensor) -> Tensor:
+    """Episode starts [B, T], none by default.
+
+    Without them to count, Triton 3.6 made code that reads beyond shared memory and
+    gives another dx, in bf16 on an H100 and an H200.
+    """
+    if is_init is None:
+        return torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+    return is_init
 
 
 @ssd_chunks_gradients.register_fake
