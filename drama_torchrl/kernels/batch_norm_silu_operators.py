@@ -46,11 +46,12 @@ class _Pass(NamedTuple):
 # A thread holds tile / (32 · warps) elements, of which a 16-byte load brings 8 in bf16.
 # The passes with sums keep them in registers and all their programs on the GPU at once;
 # the elementwise ones have more programs, so that none is left alone at the end.
-# The values are the fastest of a few for x [8388608, 16] in bf16 on one H200.
+# The values are the fastest of a few for x [8388608, 16] in bf16: on one H200, those of
+# the gradients on one H100, where they are so for [2097152, 32] laid out anew, too.
 _STATISTICS = _Pass(tile=4096, programs_per_processor=4, warps=4, stages=3)
 _NORMALISE = _Pass(tile=4096, programs_per_processor=64, warps=4, stages=1)
-_GRADIENT_SUMS = _Pass(tile=4096, programs_per_processor=4, warps=4, stages=3)
-_INPUT_GRADIENT = _Pass(tile=2048, programs_per_processor=16, warps=8, stages=1)
+_GRADIENT_SUMS = _Pass(tile=4096, programs_per_processor=4, warps=8, stages=3)
+_INPUT_GRADIENT = _Pass(tile=2048, programs_per_processor=64, warps=4, stages=1)
 _COMBINE_ROWS, _COMBINE_CHANNELS, _COMBINE_WARPS = 256, 16, 8
 
 

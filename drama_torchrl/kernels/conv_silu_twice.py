@@ -14,8 +14,9 @@ from drama_torchrl.kernels.conv_taps import convolve_by_taps, empty_maps
 
 __all__ = ["conv_silu_twice", "conv_silu_twice_by_taps"]
 
-# As many as training has: its memory serves again.
-_MAPS = 2048
+# Half of what imagination starts from: 537 MB lie between the layers, and both take 3 %
+# longer than on all maps (8 % on 2048), on one H200.
+_MAPS = 4096
 _Layer = tuple[Tensor, Tensor]
 
 

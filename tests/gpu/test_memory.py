@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -20,33 +20,33 @@ LIMIT = 4e9  # bytes, replay storage not counted
 NUM_ACTIONS = 18
 
 
-@pytest.fixture
-def little_memory() -> Iterator[None]:
-    gc.collect()
-    torch.cuda.empty_cache()
+def train_in_little_memory(*options: str) -> int:
+    """Train until graphs are replayed; return the bytes held."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(LIMIT / total)
-    yield
-    torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-@pytest.mark.usefixtures("little_memory")
-@pytest.mark.parametrize(
-    "compiled",
-    [False, pytest.param(True, marks=pytest.mark.slow)],
-    ids=["graphs", "compile"],
-)
-def test_four_gigabytes_are_enough(
-    monkeypatch: pytest.MonkeyPatch, compiled: bool
-) -> None:
     # As the recipe does: the trials take what memory there is.
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    config = load_config("xs", [f"execution.compile={str(compiled).lower()}"])
+    torch.backends.cudnn.benchmark = True
     device = torch.device("cuda")
+    config = load_config("xs", options)
     agent = make_agent(config, NUM_ACTIONS, device)
     batches = random_batches(config, NUM_ACTIONS, device)
     for _ in range(6):
         metrics = agent.learn(*batches)
     assert metrics["world_model"]["loss_reconstruction"].isfinite()
     assert metrics["behaviour"]["loss_actor"].isfinite()
-    assert torch.cuda.memory_reserved() <= LIMIT
+    return torch.cuda.max_memory_reserved()
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    ["false", pytest.param("true", marks=pytest.mark.slow)],
+    ids=["graphs", "compile"],
+)
+def test_four_gigabytes_are_enough(
+    monkeypatch: pytest.MonkeyPatch, compiled: str
+) -> None:
+    # What README says for small GPUs; it holds for processes that start after it.
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        training = pool.submit(train_in_little_memory, f"execution.compile={compiled}")
+        assert training.result() <= LIMIT

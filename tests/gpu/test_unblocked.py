@@ -27,9 +27,14 @@ def make_buffer(device: str = "cuda") -> UnblockedReplayBuffer:
         sampler=DFSSampler(VisitCounts(), window=2),
         batch_size=3,
     )
+    # Memory of several batches and each kernel, which CUDA loads when it is idle: those
+    # of a ring that has wrapped, too.
+    batches = []
+    for _ in range(16):
+        buffer.extend(records(1, count=4))
+        batches.append(buffer.sample()["x"] * 1)
+    buffer.empty()
     buffer.extend(records(1, count=4))
-    # Memory of several batches and each kernel, which CUDA loads when it is idle.
-    batches = [buffer.sample()["x"] * 1 for _ in range(16)]
     assert all((batch == 1).all() for batch in batches)
     torch.cuda.synchronize()
     return buffer
