@@ -21,12 +21,9 @@ from drama_torchrl.kernels.ssd_chunks_kernels import added_maps_kernel
 
 __all__ = ["ssd_chunks_gradients"]
 
-# Channels of a program: Triton 3.6 reads transposed tiles of 128 16-bit columns beyond
-# their memory (seen in bfloat16 on an H100).
-_BLOCK = 64
-# Programs that run at once on a processor, and warps of a program, whose registers are
-# full, so that nothing is loaded ahead.
-_CROWD, _WARPS, _STAGES = 2, 4, 1
+# Channels of a program, programs that run at once on a processor, and warps of a
+# program, whose registers are full, so that nothing is loaded ahead.
+_BLOCK, _CROWD, _WARPS, _STAGES = 64, 2, 4, 1
 _ADDED = 512
 
 

@@ -105,9 +105,8 @@ def _given_of(
     the sums of what each step gives to all, and those of the ways that end at a step
     less those that start there.
     """
-    # They are computed transposed, and not transposed in registers, which is suspected
-    # of a wrong dx (Triton 3.6, bfloat16, H100). With time turned round, what lies
-    # between t and s stands at [s, t].
+    # Products of tiles in shared memory cost less than transposes of what is in
+    # registers. With time turned round, what lies between t and s stands at [s, t].
     between = between_of(-t, -summed, episode)
     weights = between * tl.dot(inputs, tl.trans(outputs), input_precision="ieee")
     dweights = tl.dot(values, tl.trans(upstream), input_precision="ieee")
