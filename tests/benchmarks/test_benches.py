@@ -48,7 +48,9 @@ def run(
     return report
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "checkpoint_cost", "report_speed"])
+@pytest.mark.parametrize(
+    "script", [*SCRIPTS, "checkpoint_cost", "profile_step", "report_speed"]
+)
 def test_help_shows_how_to_run_it(
     script: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
