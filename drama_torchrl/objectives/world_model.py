@@ -141,7 +141,8 @@ class WorldModelLoss(LossModule):
                 f"{list(tensordict.shape)}."
             )
         out = self.encode(tensordict.select(*self.in_keys))
-        # Frames are drawn from latents alone: beside the sequence model, not after it.
+        # Frames are drawn from latents alone: beside the sequence model, not after it,
+        # whose chain of small kernels goes before all others.
         with Branch(out.device, priority=-3) as predicting:
             predicted = self.prediction(out)
         losses = self.reconstruction(out)
