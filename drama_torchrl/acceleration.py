@@ -37,6 +37,7 @@ class CapturedUpdate:
 
     Args:
         update: the update to capture; it must not synchronise with the host.
+        device: the GPU on which it runs; the current one by default.
         warmup: ordinary calls before the capture.
 
     The metrics it returns are overwritten by the next call.
@@ -50,12 +51,19 @@ class CapturedUpdate:
         ...     assert all(double(batch)["x"].item() == 2 for _ in range(5))
     """
 
-    def __init__(self, update: Update, *, warmup: int = 3) -> None:
+    def __init__(
+        self,
+        update: Update,
+        *,
+        device: torch.device | str = "cuda",
+        warmup: int = 3,
+    ) -> None:
         self.update = update
+        self.device = device
         self.warmup = warmup
         self.calls = 0
         # Before branches of no priority, which large kernels run on.
-        self._stream = torch.cuda.Stream(priority=-1)
+        self._stream = torch.cuda.Stream(device, priority=-1)
         self._recording: (
             tuple[torch.cuda.CUDAGraph, TensorDictBase, TensorDictBase] | None
         ) = None
@@ -64,14 +72,15 @@ class CapturedUpdate:
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """Run, record or replay the update on ``batch``."""
         self.calls += 1
-        if self.calls <= self.warmup:
-            return self._run(batch)
-        if self._recording is None:
-            self._recording = self._record(batch)
-        graph, static_batch, metrics = self._recording
-        static_batch.copy_(batch)
-        graph.replay()
-        return metrics
+        with torch.cuda.device(self.device):
+            if self.calls <= self.warmup:
+                return self._run(batch)
+            if self._recording is None:
+                self._recording = self._record(batch)
+            graph, static_batch, metrics = self._recording
+            static_batch.copy_(batch)
+            graph.replay()
+            return metrics
 
     def forget(self) -> None:
         """Drop the recording: what it reads has been replaced, not changed in place."""

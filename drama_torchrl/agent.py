@@ -12,7 +12,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.learner import Learner
 from drama_torchrl.modules.world_model import WorldModel
-from drama_torchrl.updates import Update
+from drama_torchrl.updates import Update, UpdatesApart
 
 __all__ = ["Agent"]
 
@@ -32,6 +32,8 @@ class Agent:
 
     world_model: WorldModel
     """Predicts; always in evaluation mode outside its own update."""
+    imagined: WorldModel
+    """What the behaviour acts and imagines in: it, or its copy on another device."""
     actor: ProbabilisticTensorDictSequential
     """Acts on ``"latent"`` and ``"belief"``."""
     critic: TensorDictModule
@@ -49,6 +51,11 @@ class Agent:
     def device(self) -> torch.device:
         """Where the networks are."""
         return next(self.world_model.parameters()).device
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of this process that the networks are on: 1, or 2."""
+        return len({self.device, next(self.imagined.parameters()).device})
 
     def learn(
         self, windows: TensorDictBase, contexts: TensorDictBase
@@ -80,5 +87,7 @@ class Agent:
         """Restore what :meth:`state_dict` returned."""
         self.learn_world_model.load_state_dict(state_dict["world_model"])
         self.learn_behaviour.load_state_dict(state_dict["behaviour"])
+        if isinstance(self.learn_together, UpdatesApart):
+            self.learn_together.hand_over()
         if isinstance(self.learn_together, CapturedUpdate):
             self.learn_together.forget()

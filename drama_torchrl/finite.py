@@ -6,6 +6,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from drama_torchrl.side_by_side import SideBySide
+
 __all__ = ["FiniteSteps", "is_finite"]
 
 
@@ -56,45 +58,18 @@ class FiniteSteps:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        statistics = [value for value in module.buffers() if value.numel()]
-        self._kept = [
-            _Kept([value for value in statistics if value.dtype == dtype])
-            for dtype in dict.fromkeys(value.dtype for value in statistics)
-        ]
+        self._statistics = SideBySide(module.buffers())
+        self._kept = self._statistics.join()
         device = next(module.parameters()).device
         self.in_a_row = torch.zeros((), dtype=torch.int32, device=device)
 
-    @torch.no_grad()
     def begin(self) -> None:
         """Keep the statistics, before the forward pass."""
-        for kept in self._kept:
-            kept.keep()
+        self._statistics.join(out=self._kept)
 
     @torch.no_grad()
     def end(self, applied: Tensor) -> None:
         """Restore them unless ``applied``, a bool scalar."""
-        for kept in self._kept:
-            kept.restore_unless(applied)
+        rows = zip(self._statistics.join(), self._kept, strict=True)
+        self._statistics.spread([torch.where(applied, now, kept) for now, kept in rows])
         self.in_a_row.add_(1).mul_(~applied)
-
-
-class _Kept:
-    """Tensors of one dtype and, side by side, what they were: few kernels for all."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._tensors = tensors
-        self._before = torch.cat(self._flat())
-
-    def keep(self) -> None:
-        torch.cat(self._flat(), out=self._before)
-
-    def restore_unless(self, applied: Tensor) -> None:
-        chosen = torch.where(applied, torch.cat(self._flat()), self._before)
-        parts = chosen.split([tensor.numel() for tensor in self._tensors])
-        shaped = [
-            part.view(t.shape) for part, t in zip(parts, self._tensors, strict=True)
-        ]
-        torch._foreach_copy_(self._tensors, shaped)
-
-    def _flat(self) -> list[Tensor]:
-        return [tensor.reshape(-1) for tensor in self._tensors]

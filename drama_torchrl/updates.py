@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import TargetNetUpdater
@@ -26,6 +27,7 @@ from drama_torchrl.streams import Branch
 __all__ = [
     "BehaviourUpdate",
     "Update",
+    "UpdatesApart",
     "UpdatesAtOnce",
     "UpdatesInTurn",
     "WorldModelUpdate",
@@ -226,6 +228,42 @@ class UpdatesAtOnce(UpdatesInTurn):
             behaviour = self.behaviour.learn(rollout)
         world_model = self.world_model.step(world_model)
         imagining.join()
+        return TensorDict({"world_model": world_model, "behaviour": behaviour})
+
+
+class UpdatesApart:
+    """Train the world model, then the behaviour on another device inside a copy of it.
+
+    The updates are those of :class:`UpdatesInTurn`, to the bit on one kind of device.
+    What is queued for the world model afterwards does not wait for the behaviour: its
+    next update runs beside imagination, once it has the transitions that it needs.
+
+    Args:
+        world_model: its update, as it is run.
+        hand_over: gives the copy what the update has changed.
+        behaviour: its update inside the copy, as it is run.
+        device: of the behaviour.
+    """
+
+    def __init__(
+        self,
+        world_model: Update,
+        hand_over: Callable[[], None],
+        behaviour: Update,
+        *,
+        device: torch.device,
+    ) -> None:
+        self.world_model = world_model
+        self.hand_over = hand_over
+        self.behaviour = behaviour
+        self.device = device
+
+    def __call__(self, batches: TensorDictBase) -> TensorDict:
+        """Update both and return detached metrics."""
+        world_model = self.world_model(batches["windows"])
+        self.hand_over()
+        contexts = batches["contexts"].to(self.device, non_blocking=True)
+        behaviour = self.behaviour(contexts)
         return TensorDict({"world_model": world_model, "behaviour": behaviour})
 
 

@@ -19,6 +19,7 @@ from drama_torchrl.config import (
 )
 from drama_torchrl.data import HostStorage
 from drama_torchrl.factories import (
+    check_environment,
     make_actor,
     make_agent,
     make_behaviour_learner,
@@ -29,6 +30,7 @@ from drama_torchrl.factories import (
     make_world_model,
     make_world_model_learner,
 )
+from drama_torchrl.factories.machine import behaviour_device
 from drama_torchrl.factories.replay import has_frames_on_host, make_storage
 from drama_torchrl.policies import (
     CarriedMemory,
@@ -313,3 +315,18 @@ class TestDevice:
         assert make_device("auto") == CPU
         with pytest.raises(ConfigError, match=r"execution.device=cuda.*device=cpu"):
             make_device("cuda")
+
+    @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="needs no second GPU")
+    def test_a_second_gpu_that_is_absent_is_explained(self) -> None:
+        config = load_config("quick", ["execution.behaviour_device=cuda:1"])
+        expected = (
+            r"behaviour_device=cuda:1 expects two CUDA GPUs, got \d; leave it out"
+        )
+        with pytest.raises(ConfigError, match=expected):
+            check_environment(config)
+
+    def test_the_behaviour_is_where_it_is_asked_for(self) -> None:
+        world_model = torch.device("cuda", 0)
+        assert behaviour_device(load_config("quick"), world_model) == world_model
+        config = load_config("quick", ["execution.behaviour_device=cuda:1"])
+        assert behaviour_device(config, world_model) == torch.device("cuda", 1)

@@ -464,5 +464,5 @@ def test_torchrun_trains_and_scores_one_run(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((run / "result.json").read_text())["processes"] == 2
+    assert json.loads((run / "result.json").read_text())["devices"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,10 +21,16 @@ from drama_torchrl.factories import (
     make_world_model_learner,
 )
 from drama_torchrl.learner import Learner
-from drama_torchrl.modules import Actor, Critic
+from drama_torchrl.modules import Actor, Critic, WorldModel
 from drama_torchrl.objectives import CriticLoss, WorldModelLoss
 from drama_torchrl.precision import Precision
-from drama_torchrl.updates import BehaviourUpdate, WorldModelUpdate
+from drama_torchrl.side_by_side import HandOver
+from drama_torchrl.updates import (
+    BehaviourUpdate,
+    UpdatesApart,
+    UpdatesInTurn,
+    WorldModelUpdate,
+)
 from tests.reference.tiny import ACTIONS, LATENT, WIDTH, real_batch, tiny_config
 
 FAST = ("world_model.warmup_steps=0", "behaviour.warmup_steps=0")
@@ -32,15 +39,20 @@ FAST = ("world_model.warmup_steps=0", "behaviour.warmup_steps=0")
 class TinyAgent:
     """Networks and what trains them."""
 
+    def imagine_in(self, world_model: WorldModel) -> WorldModel:
+        """The model that the behaviour imagines in."""
+        return world_model
+
     def __init__(self, *overrides: str, seed: int = 0) -> None:
         torch.manual_seed(seed)
         config = tiny_config(*FAST, *overrides)
         self.world_model = make_world_model(config, ACTIONS)
         self.actor = make_actor(config, ACTIONS)
         self.critic = make_critic(config)
+        self.imagined = self.imagine_in(self.world_model)
         self.learn_world_model = make_world_model_learner(config, self.world_model)
         self.learn_behaviour = make_behaviour_learner(
-            config, self.world_model, self.actor, self.critic, num_actions=ACTIONS
+            config, self.imagined, self.actor, self.critic, num_actions=ACTIONS
         )
         self.networks = nn.ModuleDict(
             {
@@ -211,6 +223,42 @@ class TestBothUpdates:
                     assert torch.equal(metrics[name][key], value), key
         for name, value in flat(together.state_dict()).items():
             assert torch.equal(value, flat(apart.state_dict())[name]), name
+
+
+class AgentApart(TinyAgent):
+    """Imagines in a copy."""
+
+    def imagine_in(self, world_model: WorldModel) -> WorldModel:
+        return copy.deepcopy(world_model)
+
+
+class TestApart:
+    def test_a_behaviour_in_a_copy_learns_the_same_to_the_bit(self) -> None:
+        agent, twin = TinyAgent(), AgentApart()
+        in_turn = UpdatesInTurn(
+            cast("WorldModelUpdate", agent.learn_world_model.update),
+            cast("BehaviourUpdate", agent.learn_behaviour.update),
+        )
+        apart = UpdatesApart(
+            twin.learn_world_model.run,
+            HandOver(twin.world_model, twin.imagined),
+            twin.learn_behaviour.run,
+            device=torch.device("cpu"),
+        )
+        batches = TensorDict({"windows": real_batch(), "contexts": real_batch(time=4)})
+        for seed in range(3):
+            torch.manual_seed(seed)
+            expected = in_turn(batches)
+            torch.manual_seed(seed)
+            found = apart(batches)
+            assert_same(found, expected)
+        assert moved(agent.networks, snapshot(twin.networks)) == set()
+        assert moved(agent.world_model, snapshot(twin.imagined)) == set()
+
+
+def assert_same(found: TensorDict, expected: TensorDict) -> None:
+    assert set(found.keys(True, True)) == set(expected.keys(True, True))
+    assert (found == expected).all()
 
 
 def flat(state: dict[str, Any]) -> dict[str, Tensor]:

@@ -28,9 +28,9 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
     of the sampler directly does so :meth:`in_turn`.
 
     Args:
-        stream: of this buffer's work, the same one for all buffers of a storage, on
-            the device that trains; ``None``, without a GPU, makes this a
-            ``TensorDictReplayBuffer``.
+        stream: of this buffer's work, the same one for all buffers of a storage;
+            ``None``, without a GPU, makes this a ``TensorDictReplayBuffer``.
+        device: where batches are delivered; that of the stream by default.
         options: those of ``TensorDictReplayBuffer``, without ``prefetch``.
 
     Raises:
@@ -50,7 +50,13 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
         [1.0, 1.0]
     """
 
-    def __init__(self, *, stream: torch.cuda.Stream | None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        stream: torch.cuda.Stream | None,
+        device: torch.device | None = None,
+        **options: Any,
+    ) -> None:
         if options.get("prefetch"):
             raise ValueError(
                 f"UnblockedReplayBuffer expected no prefetch, got "
@@ -58,6 +64,7 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
                 "already runs beside the training; leave prefetch out."
             )
         self.stream = stream
+        self._device = device
         super().__init__(**options)
 
     def add(self, data: TensorDictBase) -> int:
@@ -78,16 +85,17 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
         return_info: bool = False,
         include_info: bool | None = None,
     ) -> Any:
-        """Draw a batch, delivered on the device that trains."""
+        """Draw a batch, delivered where it is wanted."""
         with self._beside():
             drawn = super().sample(batch_size, return_info, include_info)
             if self.stream is None:
                 return drawn
             batch, *info = drawn if return_info else (drawn,)
-            batch = batch.to(self.stream.device, non_blocking=True)
+            where = self._device or self.stream.device
+            batch = batch.to(where, non_blocking=True)
         # Freed while it is still to be read, its memory would go to the next batch.
         for value in batch.values(include_nested=True, leaves_only=True):
-            value.record_stream(torch.cuda.current_stream(self.stream.device))
+            value.record_stream(torch.cuda.current_stream(where))
         return (batch, *info) if return_info else batch
 
     def __getitem__(self, index: Any) -> Any:

@@ -92,14 +92,14 @@ def make_policy(
     """
     memory: Memory
     if config.acting.memory == "carried":
-        memory = CarriedMemory(agent.world_model, batch_size)
+        memory = CarriedMemory(agent.imagined, batch_size)
     else:
         memory = WindowMemory(
-            agent.world_model, batch_size, agent.num_actions, config.acting.window
+            agent.imagined, batch_size, agent.num_actions, config.acting.window
         )
     policies = {"posterior": PosteriorPolicy, "prior": PriorPolicy}
     policy = policies[config.acting.latent]
-    return policy(agent.world_model, agent.actor, memory, **options)
+    return policy(agent.imagined, agent.actor, memory, **options)
 
 
 def make_collector(

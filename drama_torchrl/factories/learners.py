@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
@@ -13,7 +14,7 @@ from drama_torchrl.acceleration import compile_regions
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.envs import ImaginationEnv
-from drama_torchrl.factories.machine import capture_if_possible
+from drama_torchrl.factories.machine import behaviour_device, capture_if_possible
 from drama_torchrl.factories.networks import make_actor, make_critic, make_world_model
 from drama_torchrl.learner import Learner
 from drama_torchrl.modules import WorldModel
@@ -25,8 +26,11 @@ from drama_torchrl.objectives import (
 )
 from drama_torchrl.optim import LaProp, linear_warmup
 from drama_torchrl.precision import Precision
+from drama_torchrl.side_by_side import HandOver
 from drama_torchrl.updates import (
     BehaviourUpdate,
+    Update,
+    UpdatesApart,
     UpdatesAtOnce,
     UpdatesInTurn,
     WorldModelUpdate,
@@ -49,27 +53,49 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
         >>> agent.num_actions
         6
     """
+    apart = behaviour_device(config, device)
     world_model = make_world_model(config, num_actions).to(device)
-    actor = make_actor(config, num_actions).to(device)
-    critic = make_critic(config).to(device)
+    imagined = world_model if apart == device else copy.deepcopy(world_model).to(apart)
+    actor = make_actor(config, num_actions).to(apart)
+    critic = make_critic(config).to(apart)
     learn_world_model = make_world_model_learner(config, world_model)
     learn_behaviour = make_behaviour_learner(
-        config, world_model, actor, critic, num_actions=num_actions
-    )
-    orders = {"in_turn": UpdatesInTurn, "at_once": UpdatesAtOnce}
-    together = orders[config.training.updates](
-        cast("WorldModelUpdate", learn_world_model.update),
-        cast("BehaviourUpdate", learn_behaviour.update),
+        config, imagined, actor, critic, num_actions=num_actions
     )
     return Agent(
         world_model=world_model,
+        imagined=imagined,
         actor=actor,
         critic=critic,
         learn_world_model=learn_world_model,
         learn_behaviour=learn_behaviour,
-        learn_together=capture_if_possible(together, config, device),
+        learn_together=(
+            _learn_together(config, device, learn_world_model, learn_behaviour)
+            if imagined is world_model
+            else UpdatesApart(
+                learn_world_model.run,
+                HandOver(world_model, imagined),
+                learn_behaviour.run,
+                device=apart,
+            )
+        ),
         num_actions=num_actions,
     )
+
+
+def _learn_together(
+    config: DramaConfig,
+    device: torch.device,
+    world_model: Learner,
+    behaviour: Learner,
+) -> Update:
+    """One captured update of both, in the order asked for."""
+    orders = {"in_turn": UpdatesInTurn, "at_once": UpdatesAtOnce}
+    together = orders[config.training.updates](
+        cast("WorldModelUpdate", world_model.update),
+        cast("BehaviourUpdate", behaviour.update),
+    )
+    return capture_if_possible(together, config, device)
 
 
 def make_world_model_learner(config: DramaConfig, world_model: WorldModel) -> Learner:

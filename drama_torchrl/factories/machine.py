@@ -14,6 +14,7 @@ from drama_torchrl.parallel import size
 from drama_torchrl.updates import Update
 
 __all__ = [
+    "behaviour_device",
     "capture_if_possible",
     "check_environment",
     "make_device",
@@ -34,6 +35,7 @@ def check_environment(config: DramaConfig) -> None:
     """
     make_device(config.execution.device)
     make_device(config.replay.device, "replay.device")
+    _check_behaviour_device(config)
     for option in ("model_batch", "imagination_batch"):
         batch = getattr(config.replay, option)
         if batch % size():
@@ -73,12 +75,46 @@ def make_device(name: str, option: str = "execution.device") -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
+def behaviour_device(config: DramaConfig, device: torch.device) -> torch.device:
+    """Choose where the agent imagines and acts.
+
+    Args:
+        config: names it.
+        device: where the world model trains.
+
+    Example:
+        >>> from drama_torchrl.config import load_config
+        >>> behaviour_device(load_config("quick"), torch.device("cpu"))
+        device(type='cpu')
+    """
+    name = config.execution.behaviour_device
+    return device if name == "auto" else torch.device(name)
+
+
+def _check_behaviour_device(config: DramaConfig) -> None:
+    name = config.execution.behaviour_device
+    if name == "auto":
+        return
+    found = torch.cuda.device_count()
+    if make_device(config.execution.device).type != "cuda" or found < 2:
+        raise ConfigError(
+            f"execution.behaviour_device={name} expects two CUDA GPUs, got {found}; "
+            "leave it out."
+        )
+    if size() > 1 or config.training.updates != "in_turn":
+        raise ConfigError(
+            f"execution.behaviour_device={name} expects one process and "
+            f"training.updates=in_turn, got {size()} and {config.training.updates}; "
+            "share batches or devices, not both."
+        )
+
+
 def capture_if_possible(
     update: Update, config: DramaConfig, device: torch.device
 ) -> Update:
     """Capture an update as a CUDA graph, where there is CUDA and it is wanted."""
     if config.execution.cudagraphs and device.type == "cuda":
-        return CapturedUpdate(update)
+        return CapturedUpdate(update, device=device)
     return update
 
 

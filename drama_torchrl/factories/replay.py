@@ -15,7 +15,7 @@ from drama_torchrl.data import (
     UniformWindowSampler,
     VisitCounts,
 )
-from drama_torchrl.factories.machine import make_device
+from drama_torchrl.factories.machine import behaviour_device, make_device
 
 __all__ = ["has_frames_on_host", "make_replay", "make_storage"]
 
@@ -61,8 +61,8 @@ def make_replay(
     """Build the replay buffer and a read-only view that draws imagination contexts.
 
     Both draw windows of one storage; with ``replay.sampling=dfs`` they share visit
-    counts, and batches come on the device that trains. A GPU draws, and keeps all that
-    is small, where frames are in the host's memory, too: it reads them by itself.
+    counts, and batches come on the device that trains on them. A GPU draws, and keeps
+    all that is small, where frames are in the host's memory, too: it reads them itself.
 
     Returns:
         The buffer, sampled as ``[model_batch, model_window]``, and the view, sampled
@@ -95,6 +95,7 @@ def make_replay(
         stream=stream,
         storage=storage,
         sampler=samplers[1],
+        device=behaviour_device(config, device),
         batch_size=c.imagination_batch,
         writer=ImmutableDatasetWriter(),
     )

@@ -38,7 +38,7 @@ class _Arriving:
         )
         self._copied = torch.cuda.Event() if from_gpu else None
         if self._copied is not None:
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(value.device))
 
     def wait(self) -> Tensor:
         """Wait for it: the one point of a step at which the host waits for a GPU."""

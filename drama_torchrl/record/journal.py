@@ -123,7 +123,10 @@ class Journal:
             for group, values in metrics.items()
             for name, value in values.items()
         }
-        values = torch.stack([value.float() for value in named.values()]).tolist()
+        # Of several devices, perhaps.
+        where = next(iter(named.values())).device
+        values = [value.float().to(where) for value in named.values()]
+        values = torch.stack(values).tolist()
         row = dict(zip(named, values, strict=True)) | {"minutes": self.minutes}
         self._metrics.columns = self._metrics.columns or ["step", *row]
         cells = [f"{row[name]:.6g}" for name in self._metrics.columns[1:]]

@@ -33,11 +33,11 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "training": (dict,),
     "training_minutes": (float, int),
     "steps_per_second": (float, int),
-    "processes": (int,),
+    "devices": (int,),
     "config": (dict,),
 }
 # What a result had before it was written down.
-_ONCE_LEFT_OUT = {"processes": 1}
+_ONCE_LEFT_OUT = {"devices": 1}
 
 
 class UnusableRunError(ValueError):

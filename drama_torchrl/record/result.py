@@ -120,7 +120,7 @@ def score_run(
         "training": summarize(game, [value for _, value in journal.episodes[-5:]]),
         "training_minutes": minutes,
         "steps_per_second": journal.steps / (60 * minutes),
-        "processes": journal.processes,
+        "devices": journal.processes * agent.num_devices,
         "provenance": provenance(agent.device),
         "config": asdict(config),
     }

@@ -43,7 +43,7 @@ class Run:
         final: mean return of the last checkpoint's episodes with drawn actions.
         episodes: environment step at the end of each training episode, and its return.
         hours: wall-clock time of training.
-        processes: that shared each batch, one a device.
+        devices: that the run used at once.
         steps_per_second: environment steps, start-up included.
         device: name of the GPU or CPU; empty where it is not known.
         on_gpu: whether the device is a GPU.
@@ -59,7 +59,7 @@ class Run:
     final: float
     episodes: list[tuple[int, float]]
     hours: float
-    processes: int
+    devices: int
     steps_per_second: float
     device: str
     on_gpu: bool
@@ -70,7 +70,7 @@ class Run:
     def hardware(self) -> str:
         """The device, with the number of them if it was not one."""
         name = self.device or "unknown"
-        return name if self.processes == 1 else f"{self.processes} × {name}"
+        return name if self.devices == 1 else f"{self.devices} × {name}"
 
     @property
     def fingerprint(self) -> str:
@@ -163,7 +163,7 @@ def read_run(path: str | Path) -> Run:
         final=final,
         episodes=episodes,
         hours=result["training_minutes"] / 60,
-        processes=result["processes"],
+        devices=result["devices"],
         steps_per_second=result["steps_per_second"],
         device=device,
         on_gpu=device.startswith(_GPUS) and options.get("execution.device") != "cpu",

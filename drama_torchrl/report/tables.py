@@ -196,7 +196,7 @@ def _estimate(found: Estimate) -> str:
 
 def _cost_cells(runs: Sequence[Run]) -> list[str]:
     hours = [run.hours for run in runs]
-    on_gpu = [run.hours * run.processes for run in runs if run.on_gpu]
+    on_gpu = [run.hours * run.devices for run in runs if run.on_gpu]
     commits = sorted({_short(run.commit) for run in runs})
     return [
         str(len(runs)),

@@ -26,7 +26,7 @@ def write_run(
     episodes: Sequence[tuple[int, float]] | None = None,
     device: str = "NVIDIA H200",
     minutes: float = 30.0,
-    processes: int = 1,
+    devices: int = 1,
     film: bool = False,
 ) -> Path:
     """A complete run with a training score and a final score."""
@@ -50,7 +50,7 @@ def write_run(
             "training": summarize(game, last),
             "training_minutes": minutes,
             "steps_per_second": config.training.total_steps / (60 * minutes),
-            "processes": processes,
+            "devices": devices,
             "provenance": {"commit": "0123456789abcdef", "device": device},
             "config": asdict(config),
             "sampled": summarize(game, [final - 1.0, final + 1.0]),

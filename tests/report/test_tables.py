@@ -102,8 +102,8 @@ def test_cost(variants: list[Variant]) -> None:
 def test_gpu_hours_count_each_gpu(tmp_path: Path) -> None:
     paths = [
         write_run(tmp_path / "a", seed=1, minutes=60),
-        write_run(tmp_path / "b", seed=2, minutes=30, processes=2),
-        write_run(tmp_path / "c", seed=3, minutes=15, processes=4),
+        write_run(tmp_path / "b", seed=2, minutes=30, devices=2),
+        write_run(tmp_path / "c", seed=3, minutes=15, devices=4),
     ]
     rows = cells(cost_table(group_variants(collect_runs(paths).runs))).splitlines()[2:]
     devices = [[cell.strip() for cell in row.split("|")][2:7] for row in rows]

@@ -1,0 +1,81 @@
+"""The behaviour on a second GPU, in a copy of the world model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from drama_torchrl.agent import Agent
+from drama_torchrl.config import DramaConfig, load_config
+from drama_torchrl.estimate import random_batches
+from drama_torchrl.factories import make_agent, make_policy, make_replay
+from tests.reference.tiny import ACTIONS, FRAME, real_batch, tiny_config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs"),
+]
+WORLD, BEHAVIOUR = torch.device("cuda", 0), torch.device("cuda", 1)
+APART = "execution.behaviour_device=cuda:1"
+
+
+def agent_apart(*options: str) -> tuple[DramaConfig, Agent]:
+    torch.manual_seed(0)
+    config = tiny_config(APART, *options)
+    return config, make_agent(config, ACTIONS, WORLD)
+
+
+def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.cpu() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("graphs", ["true", "false"])
+def test_the_copy_is_the_world_model_after_each_update(graphs: str) -> None:
+    _, agent = agent_apart(f"execution.cudagraphs={graphs}")
+    windows, contexts = real_batch().to(WORLD), real_batch(time=4).to(BEHAVIOUR)
+    before = state_of(agent.actor)
+    for _ in range(8):
+        metrics = agent.learn(windows, contexts)
+        model, copied = state_of(agent.world_model), state_of(agent.imagined)
+        assert all(torch.equal(copied[name], value) for name, value in model.items())
+    assert metrics["world_model"]["loss_reconstruction"].device == WORLD
+    assert metrics["behaviour"]["loss_actor"].device == BEHAVIOUR
+    assert all(m.isfinite().all() for part in metrics.values() for m in part.values())
+    assert any(not torch.equal(before[n], v) for n, v in state_of(agent.actor).items())
+
+
+def test_it_acts_where_it_imagines() -> None:
+    config, agent = agent_apart()
+    policy = make_policy(config, agent)
+    seen = TensorDict(
+        pixels=torch.zeros(3, FRAME, FRAME, dtype=torch.uint8),
+        is_init=torch.ones(1, dtype=torch.bool),
+    )
+    action = policy(seen)["action"]
+    assert action.device.type == "cpu"
+    assert action.sum() == 1
+
+
+def test_contexts_come_to_the_behaviour_and_windows_to_the_world_model() -> None:
+    config, agent = agent_apart("training.random_steps=400")
+    replay, contexts = make_replay(config, agent.device)
+    replay.extend(real_batch(1, 400)[0])
+    windows, starts = replay.sample(), contexts.sample()
+    assert windows["pixels"].device == WORLD
+    assert starts["pixels"].device == BEHAVIOUR
+
+
+def test_the_world_model_does_not_wait_for_the_behaviour() -> None:
+    config = load_config("quick", [APART, "execution.cudagraphs=false"])
+    agent = make_agent(config, 6, WORLD)
+    windows, contexts = random_batches(config, 6, WORLD)
+    contexts = contexts.to(BEHAVIOUR)
+    agent.learn(windows, contexts)  # loads what CUDA loads lazily
+    for device in (WORLD, BEHAVIOUR):
+        torch.cuda.synchronize(device)
+    with torch.cuda.device(BEHAVIOUR):
+        torch.cuda._sleep(2_000_000_000)
+    agent.learn_world_model(windows)
+    torch.cuda.current_stream(WORLD).synchronize()
+    assert not torch.cuda.current_stream(BEHAVIOUR).query()
