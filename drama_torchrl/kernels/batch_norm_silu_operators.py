@@ -47,7 +47,7 @@ class _Pass(NamedTuple):
 # The passes with sums keep them in registers and all their programs on the GPU at once;
 # the elementwise ones have more programs, so that none is left alone at the end.
 # The values are the fastest of a few for x [8388608, 16] in bf16: on one H200, those of
-# the gradients on one H100, where they are so for [2097152, 32] laid out anew, too.
+# the gradients in one sweep on an H100, where they lead for [2097152, 32], too.
 _STATISTICS = _Pass(tile=4096, programs_per_processor=4, warps=4, stages=3)
 _NORMALISE = _Pass(tile=4096, programs_per_processor=64, warps=4, stages=1)
 _GRADIENT_SUMS = _Pass(tile=4096, programs_per_processor=4, warps=8, stages=3)
