@@ -329,8 +329,8 @@ class ExecutionConfig(Options):
     cudagraphs: bool = option(True)
     """Captures the updates as CUDA graphs; a CPU has none."""
     deterministic: bool = option(False)
-    """Prefers repeatable kernels: a step took 12 % longer on an H100, and takes as long on
-    a CPU, which has no others."""
+    """Prefers repeatable kernels: a step took 12 % longer on an H100, as long on a CPU,
+    which has no others."""
 
 
 @dataclass
