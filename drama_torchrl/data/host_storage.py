@@ -77,9 +77,8 @@ class HostStorage(LazyTensorStorage):
         Returns:
             The records, new for a tensor of slots, views for slices.
         """
-        if not (self.initialized and isinstance(index, Tensor)):
-            return super().get(index)
-        if index.dtype != torch.int64:
+        slots = isinstance(index, Tensor) and index.dtype == torch.int64
+        if not (self.initialized and slots):
             return super().get(index)
         stored = self._storage[: len(self)]
         records = stored.exclude(*self.host_keys)[index]

@@ -1,6 +1,6 @@
 """Two 3×3 convolutions with bias and SiLU, some maps at a time.
 
-What lies between them is four times what comes out: of all frames that imagination
+What lies between them is twice what comes out: of all frames that imagination
 starts from, 1.1 GB. Of some maps at a time it never is in memory as a whole.
 """
 

@@ -72,7 +72,6 @@ def ssd_chunks_gradients(
     dA_parts = kept.new_empty(batch * cut.segments, heads, cut.blocks)
     ddt_parts = ddt if cut.blocks == 1 else kept.new_empty(*ddt.shape, cut.blocks)
     how = cut.constants | {
-        "RESETS": True,
         "num_warps": _WARPS,
         "num_stages": _STAGES,
     }

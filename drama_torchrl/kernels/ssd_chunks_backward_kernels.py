@@ -37,7 +37,6 @@ def segment_gradients_kernel(
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
-    RESETS: tl.constexpr,
 ) -> None:
     """The gradient that a segment's outputs give to the state at its start.
 
@@ -62,7 +61,7 @@ def segment_gradients_kernel(
         t = chunk * CHUNK + q
         inside = t < T
         step = steps_of(dt + first * NH, q, inside, NH)
-        episode = starts_of(started + first, q, inside, RESETS)
+        episode = starts_of(started + first, q, inside, True)
         _, from_start, _, whole = decays_of(step, rate, episode, CHUNK)
         values = load_rows(dy + first * (NH * P), q, NH * P, inside, p, P)
         maps = load_rows(c + first * c_time, q, c_time, inside, s, S)
@@ -150,7 +149,6 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
-    RESETS: tl.constexpr,
     ENTERS: tl.constexpr,
     LEAVES: tl.constexpr,
 ) -> None:
@@ -192,7 +190,7 @@ def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its
         t = chunk * CHUNK + q
         inside = t < T
         step = steps_of(dt + first * NH, q, inside, NH)
-        episode = starts_of(started + first, q, inside, RESETS)
+        episode = starts_of(started + first, q, inside, True)
         summed, from_start, to_end, whole = decays_of(step, rate, episode, CHUNK)
         values = load_rows(x + first * x_time, q, x_time, inside, p, P)
         upstream = load_rows(dy + first * (NH * P), q, NH * P, inside, p, P)
