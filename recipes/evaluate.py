@@ -33,7 +33,8 @@ def load_agent(
 ) -> tuple[DramaConfig, Agent, int]:
     """Build a run's agent from its checkpoint alone; return its steps too."""
     state = load_checkpoint(run.checkpoint, "cpu")
-    config = config_from_dict(state["config"], options)
+    one_device = "execution.behaviour_device=auto"
+    config = config_from_dict(state["config"], [one_device, *options])
     device = make_device(config.execution.device)
     agent = make_agent(config, state["num_actions"], device)
     try:

@@ -65,6 +65,14 @@ def test_the_agent_is_the_one_that_was_saved(run: Path) -> None:
         torch.testing.assert_close(agent.state_dict()[part], saved[part])
 
 
+def test_a_run_on_two_gpus_needs_one_device(run: Path) -> None:
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    saved["config"]["execution"]["behaviour_device"] = "cuda:1"
+    torch.save(saved, run / "checkpoint.pt")
+    _, agent, _ = load_agent(RunDirectory(run), ["execution.device=cpu"])
+    assert {weight.device.type for weight in agent.actor.parameters()} == {"cpu"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
