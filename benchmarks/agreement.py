@@ -19,6 +19,7 @@ from drama_torchrl.config import load_config
 from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent
 from drama_torchrl.parallel import my_share
+from drama_torchrl.updates import UpdatesApart
 
 __all__ = ["TOLERANCES", "Trace", "compare_traces", "trace_updates"]
 
@@ -142,10 +143,11 @@ def _error(found: Tensor, expected: Tensor, least: float) -> float:
 
 def _learn_apart(agent: Agent, batch: TensorDict, context: TensorDict) -> Metrics:
     """Train as ``agent.learn`` does, by the two learners."""
-    return {
-        "world_model": agent.learn_world_model(batch),
-        "behaviour": agent.learn_behaviour(context),
-    }
+    world_model = agent.learn_world_model(batch)
+    if isinstance(agent.learn_together, UpdatesApart):
+        agent.learn_together.hand_over()
+    behaviour = agent.learn_behaviour(context.to(agent.behaviour_device))
+    return {"world_model": world_model, "behaviour": behaviour}
 
 
 def _report(metrics: Metrics) -> dict[str, Tensor]:

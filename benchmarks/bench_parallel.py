@@ -1,14 +1,16 @@
-"""Milliseconds of a training step on one GPU, and on several that share its batches.
+"""Milliseconds of a training step on one GPU, and on several that share its work.
 
-    python -m benchmarks.bench_parallel --counts 1 2 --modes graphs compile+graphs
+    python -m benchmarks.bench_parallel --rows 1 2 2:apart 4:apart --modes graphs
 
-Each row is a launch of its own by ``torchrun`` with one process for each GPU; the batch
-sizes are those of the preset and are shared, so that all rows do the same work. Each
-first has to agree with plain eager updates of one process, as ``bench_step`` does; one
-that does not is not timed, and the exit code is 1. What is timed is ``agent.learn`` on
-random frames that are on the devices already: neither the environment nor the replay
-buffer is part of it, nor what the first process tells the others in each step. Times
-are the first process's; all wait for each other in every update.
+A row is a number of GPUs and the order of the updates, each a launch of its own by
+``torchrun`` with one process for each GPU, or, with ``apart``, for each two: one for
+the world model, one for the behaviour. The batch sizes are those of the preset and are
+shared, so that all rows do the same work. Each first has to agree with plain eager
+updates of one process, as ``bench_step`` does; one that does not is not timed, and the
+exit code is 1. What is timed is ``agent.learn`` on random frames that are on the
+devices already: neither the environment nor the replay buffer is part of it, nor what
+the first process tells the others in each step. Times are the first process's; all
+wait for each other in every update.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,13 @@ from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent, make_device
 from drama_torchrl.parallel import my_share, processes, rank
 
-ORDERS = ("in_turn", "at_once")
+ORDERS = {
+    "in_turn": ("training.updates=in_turn",),
+    "at_once": ("training.updates=at_once",),
+    "apart": ("execution.behaviour_device=own",),
+}
+# The same updates in the same order.
+_REFERENCES = {"in_turn": "in_turn", "at_once": "at_once", "apart": "in_turn"}
 # Every process makes as many calls, whatever its own clock says.
 _UNLIMITED_S = 1e9
 
@@ -52,22 +61,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work(args, device)
         return 0
     report: dict[str, Any] = {"num_actions": NUM_ACTIONS, "rows": []}
-    references = {order: launch(args, 1, "eager", order) for order in args.orders}
+    orders = {_REFERENCES[order] for _, order in args.rows}
+    references = {order: launch(args, 1, "eager", order) for order in sorted(orders)}
     alone: dict[tuple[str, str], float] = {}
-    for count, mode, order in combinations(args):
-        row: dict[str, Any] = {"processes": count, "mode": mode, "updates": order}
+    for (gpus, order), mode in product(args.rows, args.modes):
+        count = gpus // 2 if order == "apart" else gpus
+        row: dict[str, Any] = {
+            "gpus": gpus,
+            "processes": count,
+            "mode": mode,
+            "updates": order,
+        }
         report["rows"].append(row)
         found = launch(args, count, mode, order)
-        failure = references[order].get("failure") or found.get("failure")
+        reference = references[_REFERENCES[order]]
+        failure = reference.get("failure") or found.get("failure")
         if failure:
             row["failure"] = failure
         else:
-            expected = references[order]["trace"]
-            row["agreement"] = compare_traces(found["trace"], expected)
+            row["agreement"] = compare_traces(found["trace"], reference["trace"])
         if row.get("agreement", {}).get("agrees"):
             row |= {key: found[key] for key in ("startup_s", "memory", "times")}
             median = row["times"]["step"]["median_ms"]
-            row["speedup"] = alone.setdefault((mode, order), median) / median
+            if gpus == 1:
+                alone[mode, order] = median
+            if (mode, _REFERENCES[order]) in alone:
+                row["speedup"] = alone[mode, _REFERENCES[order]] / median
         print(json.dumps(row), flush=True)
         write_report("bench_parallel", args, report, device)
     return 0 if all("times" in row for row in report["rows"]) else 1
@@ -81,12 +100,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_common_arguments(parser)
     parser.add_argument("--preset", default="xs")
     parser.add_argument(
-        "--counts", nargs="+", type=int, help="processes (default: 1, 2, 4, … GPUs)"
+        "--rows",
+        nargs="+",
+        type=read_row,
+        metavar="GPUS[:ORDER]",
+        help=f"orders are {', '.join(ORDERS)} (default: the first, and all GPUs apart)",
     )
     parser.add_argument(
         "--modes", nargs="+", choices=MODES, help="default: graphs; on a CPU, eager"
     )
-    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=["in_turn"])
     parser.add_argument("--repeats", type=int, default=50, help="timed updates a row")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds a row")
     parser.add_argument(
@@ -100,16 +122,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     on_gpu = make_device(args.device).type == "cuda"
     args.modes = args.modes or (["graphs"] if on_gpu else ["eager"])
     most = torch.cuda.device_count() if on_gpu else 2
-    args.counts = args.counts or [n for n in (1, 2, 4, 8) if n <= most]
+    if args.rows is None:
+        args.rows = [(n, "in_turn") for n in (1, 2, 4, 8) if n <= most]
+        args.rows += [(most, "apart")] * (on_gpu and most % 2 == 0)
     return args
 
 
-def combinations(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
-    """The number of processes moves slowest: fewer are known before more."""
-    for count in sorted(args.counts):
-        for mode in args.modes:
-            for order in args.orders:
-                yield count, mode, order
+def read_row(text: str) -> tuple[int, str]:
+    """Read a number of GPUs and the order of the updates on them."""
+    gpus, _, order = text.partition(":")
+    order = order or "in_turn"
+    fits = gpus.isdecimal() and order in ORDERS and int(gpus) > 0
+    if not fits or (order == "apart" and int(gpus) % 2):
+        raise argparse.ArgumentTypeError(
+            f"expected GPUS[:ORDER], an even number with apart, got {text!r}"
+        )
+    return int(gpus), order
 
 
 def launch(
@@ -118,7 +146,7 @@ def launch(
     """Return what processes of their own found, or their ``"failure"``."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "found.pt")
-        options = [*args.overrides, *MODES[mode], f"training.updates={order}"]
+        options = [*args.overrides, *MODES[mode], *ORDERS[order]]
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *(f"--nproc-per-node={count}", "-m", "benchmarks.bench_parallel"),
@@ -158,8 +186,9 @@ def work(args: argparse.Namespace, device: torch.device) -> None:
         with watch_memory(device) as memory:
             config = load_config(args.preset, args.overrides)
             agent = make_agent(config, NUM_ACTIONS, device)
-            shares = map(my_share, random_batches(config, NUM_ACTIONS, device))
-            step = partial(agent.learn, *shares)
+            batches = random_batches(config, NUM_ACTIONS, device)
+            windows, contexts = (my_share(batch) for batch in batches)
+            step = partial(agent.learn, windows, contexts.to(agent.behaviour_device))
             repeat(step, device)
             found["startup_s"] = time.perf_counter() - start
             times = time_calls(

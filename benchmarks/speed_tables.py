@@ -274,6 +274,7 @@ def parallel_tables(report: Report) -> list[Table]:
         [
             row["mode"],
             row["updates"],
+            str(row["gpus"]),
             str(row["processes"]),
             format_number(_time(row, "step")),
             format_number(row.get("speedup")),
@@ -282,10 +283,14 @@ def parallel_tables(report: Report) -> list[Table]:
         for row in rows
     ]
     note = (
-        f"Median ms of a whole step of preset {report['arguments']['preset']}, one "
-        f"GPU a process. {_origin(report)}"
+        f"Median ms of a whole step of preset {report['arguments']['preset']}; `apart` "
+        "has one GPU of each process for the world model and one for the behaviour. "
+        f"Memory is that of the first. {_origin(report)}"
     )
-    header = ["mode", "updates", "processes", "ms", "times as fast", "peak GB each"]
+    header = [
+        *("mode", "updates", "GPUs", "processes"),
+        *("ms", "times as fast", "peak GB each"),
+    ]
     noted = _with_reasons(note, _failures(rows))
     return [Table("One run on several GPUs", noted, header, cells, words=2)]
 
@@ -343,8 +348,8 @@ def _failures(rows: Iterable[Report]) -> list[str]:
 def _named(row: Report) -> str:
     if "dynamics" in row:
         return f"{NAMES[row['dynamics']]} at {row['length']}"
-    if "processes" in row:
-        return f"{row['processes']} processes, {row['mode']}, {row['updates']}"
+    if "gpus" in row:
+        return f"{row['gpus']} GPUs, {row['mode']}, {row['updates']}"
     name: str = row.get("form") or row.get("sampler") or row["axis"]
     return name
 

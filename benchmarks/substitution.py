@@ -60,19 +60,21 @@ def fixed_draws(device: torch.device, num_classes: int) -> Iterator[None]:
     weights are new.)
 
     Args:
-        device: where the draws are made.
+        device: where the draws are made; a GPU stands for all of them.
         num_classes: most classes of a categorical.
     """
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(_NOISE_ROWS, num_classes, generator=generator)
-    table = -(-uniform.clamp_min(1e-9).log()).log().to(device)
+    noise = -(-uniform.clamp_min(1e-9).log()).log()
+    gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    tables = [noise.to(each) for each in (gpus if device.type == "cuda" else [device])]
 
     def draw(log_probs: Tensor) -> Tensor:
         with torch.no_grad():
             flat = log_probs.reshape(-1, log_probs.shape[-1])
             places = torch.arange(len(flat), device=flat.device) + rank() * len(flat)
             rows = places % _NOISE_ROWS
-            race = flat + table[rows, : flat.shape[-1]]
+            race = flat + tables[flat.device.index or 0][rows, : flat.shape[-1]]
             winner = race.argmax(-1, keepdim=True)
             hot = torch.zeros_like(flat).scatter_(-1, winner, 1.0)
             return hot.reshape(log_probs.shape)

@@ -53,9 +53,14 @@ class Agent:
         return next(self.world_model.parameters()).device
 
     @property
+    def behaviour_device(self) -> torch.device:
+        """Where it imagines and acts."""
+        return next(self.imagined.parameters()).device
+
+    @property
     def num_devices(self) -> int:
         """Devices of this process that the networks are on: 1, or 2."""
-        return len({self.device, next(self.imagined.parameters()).device})
+        return len({self.device, self.behaviour_device})
 
     def learn(
         self, windows: TensorDictBase, contexts: TensorDictBase

@@ -318,10 +318,9 @@ class ExecutionConfig(Options):
 
     device: str = option("auto", one_of("auto", "cpu", "cuda"))
     """Device that trains; `auto` is CUDA where there is a device, else the CPU."""
-    behaviour_device: str = option("auto", one_of("auto", "cuda:1"))
+    behaviour_device: str = option("auto", one_of("auto", "own"))
     """Device that imagines, trains the behaviour and acts; `auto` is that of the world
-    model. On another GPU it does so beside the world model's next update; not tried yet
-    on GPUs."""
+    model. On a GPU of its `own` it does so beside the world model's next update."""
     autocast: bool = option(True)
     """bfloat16 on CUDA; a CPU always computes in float32."""
     compile: bool = option(False)

@@ -64,7 +64,11 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
                 "already runs beside the training; leave prefetch out."
             )
         self.stream = stream
-        self._device = device
+        # A copy between devices waits for what is queued on the current streams of
+        # both: where the batch arrives, that may be a whole update that reads another.
+        self._arrival = stream
+        if stream is not None and device not in (None, stream.device):
+            self._arrival = torch.cuda.Stream(device)
         super().__init__(**options)
 
     def add(self, data: TensorDictBase) -> int:
@@ -86,16 +90,18 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
         include_info: bool | None = None,
     ) -> Any:
         """Draw a batch, delivered where it is wanted."""
-        with self._beside():
+        if self.stream is None or self._arrival is None:  # both, without a GPU
+            return super().sample(batch_size, return_info, include_info)
+        with torch.cuda.stream(self.stream):
             drawn = super().sample(batch_size, return_info, include_info)
-            if self.stream is None:
-                return drawn
             batch, *info = drawn if return_info else (drawn,)
-            where = self._device or self.stream.device
-            batch = batch.to(where, non_blocking=True)
+            with torch.cuda.stream(self._arrival):
+                batch = batch.to(self._arrival.device, non_blocking=True)
+        reader = torch.cuda.current_stream(self._arrival.device)
+        reader.wait_stream(self._arrival)
         # Freed while it is still to be read, its memory would go to the next batch.
         for value in batch.values(include_nested=True, leaves_only=True):
-            value.record_stream(torch.cuda.current_stream(where))
+            value.record_stream(reader)
         return (batch, *info) if return_info else batch
 
     def __getitem__(self, index: Any) -> Any:
@@ -120,10 +126,14 @@ class UnblockedReplayBuffer(TensorDictReplayBuffer):
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Touch what the buffer works on; its work after the block waits for it."""
+        """Touch what the buffer works on: neither runs before the other has ended."""
+        if self.stream is None:
+            yield
+            return
+        current = torch.cuda.current_stream(self.stream.device)
+        current.wait_stream(self.stream)
         yield
-        if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
+        self.stream.wait_stream(current)
 
     @contextmanager
     def _beside(self) -> Iterator[None]:

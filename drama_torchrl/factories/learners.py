@@ -25,6 +25,7 @@ from drama_torchrl.objectives import (
     WorldModelLoss,
 )
 from drama_torchrl.optim import LaProp, linear_warmup
+from drama_torchrl.parallel import connect
 from drama_torchrl.precision import Precision
 from drama_torchrl.side_by_side import HandOver
 from drama_torchrl.updates import (
@@ -54,6 +55,7 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
         6
     """
     apart = behaviour_device(config, device)
+    connect(apart)
     world_model = make_world_model(config, num_actions).to(device)
     imagined = world_model if apart == device else copy.deepcopy(world_model).to(apart)
     actor = make_actor(config, num_actions).to(apart)

@@ -10,7 +10,7 @@ from torchrl.record.loggers import Logger, MLFlowLogger, get_logger
 
 from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.config import ConfigError, DramaConfig
-from drama_torchrl.parallel import size
+from drama_torchrl.parallel import local_rank, local_size, size
 from drama_torchrl.updates import Update
 
 __all__ = [
@@ -78,8 +78,11 @@ def make_device(name: str, option: str = "execution.device") -> torch.device:
 def behaviour_device(config: DramaConfig, device: torch.device) -> torch.device:
     """Choose where the agent imagines and acts.
 
+    With ``own``, the GPUs of all processes' world models come first, and as many for
+    their behaviours after them.
+
     Args:
-        config: names it.
+        config: says which.
         device: where the world model trains.
 
     Example:
@@ -87,25 +90,25 @@ def behaviour_device(config: DramaConfig, device: torch.device) -> torch.device:
         >>> behaviour_device(load_config("quick"), torch.device("cpu"))
         device(type='cpu')
     """
-    name = config.execution.behaviour_device
-    return device if name == "auto" else torch.device(name)
+    if config.execution.behaviour_device == "auto":
+        return device
+    return torch.device("cuda", local_size() + local_rank())
 
 
 def _check_behaviour_device(config: DramaConfig) -> None:
     name = config.execution.behaviour_device
     if name == "auto":
         return
-    found = torch.cuda.device_count()
-    if make_device(config.execution.device).type != "cuda" or found < 2:
+    found, expected = torch.cuda.device_count(), 2 * local_size()
+    if make_device(config.execution.device).type != "cuda" or found < expected:
         raise ConfigError(
-            f"execution.behaviour_device={name} expects two CUDA GPUs, got {found}; "
-            "leave it out."
+            f"execution.behaviour_device={name} expects {expected} CUDA GPUs, two for "
+            f"each process, got {found}; leave it out."
         )
-    if size() > 1 or config.training.updates != "in_turn":
+    if config.training.updates != "in_turn":
         raise ConfigError(
-            f"execution.behaviour_device={name} expects one process and "
-            f"training.updates=in_turn, got {size()} and {config.training.updates}; "
-            "share batches or devices, not both."
+            f"execution.behaviour_device={name} expects training.updates=in_turn, got "
+            f"{config.training.updates}: on two GPUs both updates run at once anyway."
         )
 
 

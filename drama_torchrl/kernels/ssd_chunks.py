@@ -33,9 +33,8 @@ from drama_torchrl.kernels.ssd_chunks_forward_kernels import (
 
 __all__ = ["MIN_LENGTH", "can_chunk", "ssd_chunks"]
 
-# Shorter sequences are the quadratic form's as long as the two have not been timed
-# beside each other; below 64 steps most of a chunk would be empty.
-MIN_LENGTH = 257
+# Below, most of a chunk would be empty.
+MIN_LENGTH = 64
 # Channels of a program, programs that run at once on a processor, warps of a program
 # and, by bytes of a number, stages of its pipeline.
 _BLOCK, _CROWD, _WARPS = 64, 2, 4

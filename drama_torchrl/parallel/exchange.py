@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from drama_torchrl.parallel.membership import rank, size, talking
+from drama_torchrl.parallel.membership import group, rank, size, talking
 
 __all__ = [
     "all_mean",
@@ -32,7 +32,7 @@ _Sliceable = TypeVar("_Sliceable")
 def _all_sum(x: Tensor) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     with talking():
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group(x.device))
     return total
 
 
@@ -40,7 +40,8 @@ def _all_sum(x: Tensor) -> Tensor:
 def _gather(x: Tensor) -> Tensor:
     everywhere = x.new_empty(size(), *x.shape)
     with talking():
-        dist.all_gather(list(everywhere.unbind()), x.contiguous())
+        rows = list(everywhere.unbind())
+        dist.all_gather(rows, x.contiguous(), group=group(x.device))
     return everywhere
 
 

@@ -1,11 +1,12 @@
 """The processes of one training run: joining, leaving, and what a lost one means.
 
-What CUDA graphs need of NCCL: connections made before the first capture (``device_id``
-below), captures in mode ``thread_local`` beside NCCL's own threads, and graphs that end
-before the connections do (:func:`before_leaving`). ``TORCH_NCCL_ASYNC_ERROR_HANDLING``
-may stay as it is, ``TORCH_NCCL_BLOCKING_WAIT`` must not be set, for hosts cannot wait
-during a capture; neither sees what a graph replays, which would wait for ever for a
-process that has ended. So each process is watched (:class:`Watch`).
+What CUDA graphs need of NCCL: connections made before the first capture
+(:func:`connect`), captures in mode ``thread_local`` beside NCCL's own threads, and
+graphs that end before the connections do (:func:`before_leaving`).
+``TORCH_NCCL_ASYNC_ERROR_HANDLING`` may stay as it is, ``TORCH_NCCL_BLOCKING_WAIT`` must
+not be set, for hosts cannot wait during a capture; neither sees what a graph replays,
+which would wait for ever for a process that has ended. So each process is watched
+(:class:`Watch`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ __all__ = [
     "ProcessFailedError",
     "abandon",
     "before_leaving",
+    "connect",
+    "group",
     "leave",
+    "local_rank",
+    "local_size",
     "processes",
     "rank",
     "size",
@@ -37,6 +42,7 @@ _FAILED = "drama_torchrl/failed"
 _size = 1
 _rank = 0
 _store: Any = None
+_groups: dict[torch.device, dist.ProcessGroup] = {}
 _abandoned = False
 _leaving: list[Callable[[], None]] = []
 _watch: Watch | None = None
@@ -59,6 +65,16 @@ def size() -> int:
 def rank() -> int:
     """Number of this process, from 0: the first one plays, writes and shows."""
     return _rank
+
+
+def local_size() -> int:
+    """Number of the processes that are on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _size > 1 else 1
+
+
+def local_rank() -> int:
+    """Number of this process among them, from 0."""
+    return int(os.environ["LOCAL_RANK"]) if _size > 1 else 0
 
 
 @contextmanager
@@ -95,7 +111,6 @@ def processes(device: torch.device) -> Iterator[None]:
 
 def _join(device: torch.device) -> None:
     global _size, _rank, _store, _abandoned, _watch
-    options: dict[str, Any] = {"backend": "gloo"}
     if device.type == "cuda":
         local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= found:
@@ -105,13 +120,30 @@ def _join(device: torch.device) -> None:
                 "machine; lower --nproc-per-node."
             )
         torch.cuda.set_device(local)
-        gpu = torch.device("cuda", local)
-        # With a device, NCCL connects now and not while a graph is captured.
-        options = {"backend": "cpu:gloo,cuda:nccl", "device_id": gpu}
     _store, this, count = next(dist.rendezvous("env://"))
-    dist.init_process_group(store=_store, rank=this, world_size=count, **options)
+    dist.init_process_group("gloo", store=_store, rank=this, world_size=count)
     _rank, _size, _abandoned = this, count, False
     _watch = Watch(this, count, lost=_lose, say=_what_happened)
+    if device.type == "cuda":
+        connect(torch.device("cuda", local_rank()))
+
+
+def connect(device: torch.device) -> None:
+    """Let tensors of a GPU be exchanged, each process those of one of its own.
+
+    All processes call it; :func:`processes` has done so for the GPU that trains.
+
+    Args:
+        device: with its number.
+    """
+    if _size > 1 and device.type == "cuda" and device not in _groups:
+        # With a device, NCCL connects now and not while a graph is captured.
+        _groups[device] = dist.new_group(backend="nccl", device_id=device)
+
+
+def group(device: torch.device) -> dist.ProcessGroup | None:
+    """Give the connections that tensors of a device go by; None: those of the host."""
+    return _groups.get(device)
 
 
 def leave() -> None:
@@ -123,6 +155,7 @@ def leave() -> None:
     for callback in _leaving:
         callback()
     _leaving.clear()
+    _groups.clear()
     if _watch is not None:
         _watch.end(in_order=not _abandoned)
     if not _abandoned:  # else it might wait for processes that have ended

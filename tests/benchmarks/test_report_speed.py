@@ -171,6 +171,7 @@ SAMPLER = header("bench_sampler") | {
 
 def parallel_row(count: int, ms: float, gb: float) -> dict[str, Any]:
     return {
+        "gpus": count,
         "processes": count,
         "mode": "graphs",
         "updates": "in_turn",
@@ -180,7 +181,13 @@ def parallel_row(count: int, ms: float, gb: float) -> dict[str, Any]:
     }
 
 
-LOST = {"processes": 4, "mode": "graphs", "updates": "in_turn", "failure": "no end"}
+LOST = {
+    "gpus": 4,
+    "processes": 2,
+    "mode": "graphs",
+    "updates": "apart",
+    "failure": "no end",
+}
 PARALLEL = header("bench_parallel", preset="xs") | {
     "rows": [parallel_row(1, 9.0, 3.0), parallel_row(2, 5.0, 2.5), LOST]
 }
@@ -319,11 +326,11 @@ def test_the_recurrence_is_timed_both_ways() -> None:
 def test_each_number_of_processes_has_a_row() -> None:
     (table,) = parallel_tables(PARALLEL)
     assert table.rows == [
-        ["graphs", "in_turn", "1", "9", "1", "3"],
-        ["graphs", "in_turn", "2", "5", "1.8", "2.5"],
-        ["graphs", "in_turn", "4", "–", "–", "–"],
+        ["graphs", "in_turn", "1", "1", "9", "1", "3"],
+        ["graphs", "in_turn", "2", "2", "5", "1.8", "2.5"],
+        ["graphs", "apart", "4", "2", "–", "–", "–"],
     ]
-    assert table.note.endswith("Not timed: 4 processes, graphs, in_turn: no end.")
+    assert table.note.endswith("Not timed: 4 GPUs, graphs, apart: no end.")
 
 
 def test_samplers_have_a_column_a_size() -> None:

@@ -7,8 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from drama_torchrl.agent import Agent
-from drama_torchrl.config import DramaConfig, load_config
-from drama_torchrl.estimate import random_batches
+from drama_torchrl.config import DramaConfig
 from drama_torchrl.factories import make_agent, make_policy, make_replay
 from tests.reference.tiny import ACTIONS, FRAME, real_batch, tiny_config
 
@@ -17,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs"),
 ]
 WORLD, BEHAVIOUR = torch.device("cuda", 0), torch.device("cuda", 1)
-APART = "execution.behaviour_device=cuda:1"
+APART = "execution.behaviour_device=own"
 
 
 def agent_apart(*options: str) -> tuple[DramaConfig, Agent]:
@@ -67,15 +66,23 @@ def test_contexts_come_to_the_behaviour_and_windows_to_the_world_model() -> None
 
 
 def test_the_world_model_does_not_wait_for_the_behaviour() -> None:
-    config = load_config("quick", [APART, "execution.cudagraphs=false"])
-    agent = make_agent(config, 6, WORLD)
-    windows, contexts = random_batches(config, 6, WORLD)
-    contexts = contexts.to(BEHAVIOUR)
-    agent.learn(windows, contexts)  # loads what CUDA loads lazily
+    config, agent = agent_apart(
+        "training.random_steps=400", "execution.cudagraphs=false"
+    )
+    replay, contexts = make_replay(config, agent.device)
+    replay.extend(real_batch(1, 400)[0])
+    for _ in range(4):  # loads what CUDA loads lazily
+        replay.extend(real_batch(1, 1)[0])
+        agent.learn(replay.sample(), contexts.sample())
     for device in (WORLD, BEHAVIOUR):
         torch.cuda.synchronize(device)
     with torch.cuda.device(BEHAVIOUR):
-        torch.cuda._sleep(2_000_000_000)
-    agent.learn_world_model(windows)
+        torch.cuda._sleep(4_000_000_000)
+    for _ in range(2):
+        replay.extend(real_batch(1, 1)[0])
+        windows, starts = replay.sample(), contexts.sample()
+        agent.learn_world_model(windows)
     torch.cuda.current_stream(WORLD).synchronize()
     assert not torch.cuda.current_stream(BEHAVIOUR).query()
+    assert starts["pixels"].sum() > 0  # reading waits for what comes before
+    assert torch.cuda.current_stream(BEHAVIOUR).query()

@@ -1,6 +1,7 @@
-"""Two GPUs, connected by NCCL, train as one does: graphs, kernels and all.
+"""Two processes, connected by NCCL, train as one does: graphs, kernels and all.
 
-Each process is a new one, and each test starts several: a minute or two a test.
+Each has one GPU, or two. Each process is a new one, and each test starts several: a
+minute or two a test.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ pytestmark = [
 ]
 # Three ordinary calls, one that is recorded, three replays.
 STEPS = 7
+ARRANGEMENTS = [
+    "training.updates=in_turn",
+    "training.updates=at_once",
+    pytest.param(
+        "execution.behaviour_device=own",
+        marks=pytest.mark.skipif(
+            torch.cuda.device_count() < 4, reason="needs four CUDA GPUs"
+        ),
+    ),
+]
 
 
 def as_arrays(tree: Any) -> Any:
@@ -43,10 +54,10 @@ def learn_exactly(options: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("graphs", ["true", "false"])
-@pytest.mark.parametrize("updates", ["in_turn", "at_once"])
-def test_two_gpus_learn_what_one_does(updates: str, graphs: str) -> None:
-    options = [f"training.updates={updates}", f"execution.cudagraphs={graphs}"]
-    plain = [f"training.updates={updates}", "execution.cudagraphs=false"]
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_two_processes_learn_what_one_does(arrangement: str, graphs: str) -> None:
+    options = [arrangement, f"execution.cudagraphs={graphs}"]
+    plain = [arrangement, "execution.cudagraphs=false"]
     (alone,) = run_together(learn_exactly, plain, count=1, device="cuda")
     first, second = run_together(learn_exactly, options, device="cuda")
     for name, value in first["state"].items():
@@ -80,9 +91,11 @@ def learn_by_graphs(options: list[str]) -> dict[str, Any]:
     ["false", pytest.param("true", marks=pytest.mark.slow)],
     ids=["graphs", "compile+graphs"],
 )
-@pytest.mark.parametrize("updates", ["in_turn", "at_once"])
-def test_captured_exchanges_keep_processes_alike(compiled: str, updates: str) -> None:
-    options = [f"execution.compile={compiled}", f"training.updates={updates}"]
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_captured_exchanges_keep_processes_alike(
+    compiled: str, arrangement: str
+) -> None:
+    options = [f"execution.compile={compiled}", arrangement]
     first, second = run_together(learn_by_graphs, options, device="cuda")
     assert first["losses"] == second["losses"]  # means over both
     assert first["losses"][-1] < first["losses"][0]
