@@ -161,6 +161,7 @@ class _Trainee:
         options = self.options
         learner = Learner(
             self.model,
+            last=last,
             learning_rate=options.learning_rate,
             warmup=options.warmup,
             precision=self.precision,
@@ -170,7 +171,7 @@ class _Trainee:
         def draw() -> Tensor:
             return self.write(draw_walk(options.batch, self.frames, walks))
 
-        return learner.train(draw, updates, last)
+        return learner.train(draw, updates)
 
     @torch.no_grad()
     def _evaluate(

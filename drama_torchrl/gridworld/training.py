@@ -11,16 +11,19 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.gridworld.model import TokenModel
 from drama_torchrl.optim import clip_gradients, linear_warmup
 from drama_torchrl.precision import Precision
+from drama_torchrl.updates import Update
 
 __all__ = ["MAX_GRAD_NORM", "Cost", "Learner", "Stopwatch", "next_token_loss"]
 
 MAX_GRAD_NORM = 1.0
-# The first updates make kernels, plans and optimiser state.
+# The first updates make kernels, plans, optimiser state and, on a GPU, the graph.
 _BURN_IN = 5
 _GB = 1e9
 
@@ -64,8 +67,12 @@ def next_token_loss(logits: Tensor, tokens: Tensor, last: int) -> Tensor:
 class Learner:
     """Train a model on next tokens by Adam, with linear warmup and clipped gradients.
 
+    On a GPU an update is a CUDA graph: what it costs is what the device computes, not
+    what Python takes to ask for it.
+
     Args:
         model: trained in place.
+        last: tokens of a sequence that count, fewer than it has.
         learning_rate: after the warmup.
         warmup: updates until then.
         precision: of the forward pass.
@@ -75,49 +82,61 @@ class Learner:
         self,
         model: TokenModel,
         *,
+        last: int,
         learning_rate: float,
         warmup: int,
         precision: Precision,
     ) -> None:
         self.model = model
+        self.last = last
         self.precision = precision
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        self.device = model.head.weight.device
+        on_gpu = self.device.type == "cuda"
+        # A tensor, so that a captured graph sees the warmup move it.
+        rate = torch.tensor(learning_rate, device=self.device)
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=rate, capturable=on_gpu
+        )
         self.schedule = linear_warmup(self.optimizer, warmup)
+        self._run: Update = (
+            CapturedUpdate(self._update, device=self.device) if on_gpu else self._update
+        )
 
-    def update(self, tokens: Tensor, last: int) -> Tensor:
-        """Train once and return the loss, detached; nothing waits for the device.
+    def update(self, tokens: Tensor) -> Tensor:
+        """Train once on ``[B, L]`` and return the loss; nothing waits for the device.
 
-        Args:
-            tokens: ``[B, L]``.
-            last: tokens that count, at most L - 1.
+        All calls need sequences of one shape.
         """
+        loss = self._run(TensorDict(tokens=tokens))["loss"].clone()
+        self.schedule.step()
+        return loss
+
+    def _update(self, batch: TensorDictBase) -> TensorDict:
+        tokens = batch["tokens"]
         self.optimizer.zero_grad()
         with self.precision():
             logits = self.model(tokens)
-        loss = next_token_loss(logits, tokens, last)
+        loss = next_token_loss(logits, tokens, self.last)
         loss.backward()
         clip_gradients(self.optimizer, MAX_GRAD_NORM)
         self.optimizer.step()
-        self.schedule.step()
-        return loss.detach()
+        return TensorDict(loss=loss.detach())
 
-    def train(self, draw: Callable[[], Tensor], updates: int, last: int) -> Cost:
+    def train(self, draw: Callable[[], Tensor], updates: int) -> Cost:
         """Train on fresh sequences.
 
         Args:
             draw: gives tokens ``[B, L]``, other ones at each call.
             updates: how often.
-            last: tokens that count, at most L - 1.
         """
-        device = self.model.head.weight.device
         self.model.train()
-        watch = Stopwatch(device)
+        watch = Stopwatch(self.device)
         losses = []
         with watch.memory():
             for _ in range(updates):
                 tokens = draw()
                 with watch:
-                    losses.append(self.update(tokens, last))
+                    losses.append(self.update(tokens))
         tail = torch.stack(losses[-max(1, updates // 10) :])
         return Cost(watch.median_ms(), watch.peak_gb, tail.mean().item())
 

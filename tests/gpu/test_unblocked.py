@@ -28,11 +28,12 @@ def make_buffer(device: str = "cuda") -> UnblockedReplayBuffer:
         batch_size=3,
     )
     # Memory of several batches and each kernel, which CUDA loads when it is idle: those
-    # of a ring that has wrapped, too.
+    # of one record and of a ring that has wrapped, too.
     batches = []
-    for _ in range(16):
-        buffer.extend(records(1, count=4))
-        batches.append(buffer.sample()["x"] * 1)
+    for _ in range(8):
+        for count in (4, 1):
+            buffer.extend(records(1, count=count))
+            batches.append(buffer.sample()["x"] * 1)
     buffer.empty()
     buffer.extend(records(1, count=4))
     assert all((batch == 1).all() for batch in batches)

@@ -17,25 +17,42 @@ from drama_torchrl.precision import Precision
 CPU = torch.device("cpu")
 
 
-def make_learner() -> Learner:
+def make_learner(last: int, device: str = "cpu") -> Learner:
+    torch.manual_seed(0)
     model = TokenModel(GRUDynamics(4, NUM_ACTIONS, d_model=16, dropout=0.0))
-    precision = Precision("cpu", enabled=False)
-    return Learner(model, learning_rate=1e-2, warmup=3, precision=precision)
+    return Learner(
+        model.to(device),
+        last=last,
+        learning_rate=1e-2,
+        warmup=3,
+        precision=Precision(device, enabled=False),
+    )
 
 
-def test_a_sequence_that_repeats_is_learned() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_sequence_that_repeats_is_learned(device: str) -> None:
     # The first token is another each time; the rest follows from it.
     seeds = count()
 
     def draw() -> Tensor:
         generator = torch.Generator().manual_seed(next(seeds))
         first = torch.randint(4, (8, 1), generator=generator)
-        return (first + torch.arange(6)) % 4
+        return ((first + torch.arange(6)) % 4).to(device)
 
-    cost = make_learner().train(draw, updates=60, last=5)
+    cost = make_learner(last=5, device=device).train(draw, updates=60)
     assert cost.loss < 0.1
     assert cost.ms > 0
-    assert cost.peak_gb is None
+    assert (cost.peak_gb is None) == (device == "cpu")
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_what_a_cpu_learns() -> None:
+    learners = [make_learner(last=5, device=device) for device in ("cpu", "cuda")]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):  # three ordinary updates, the recorded one, four replays
+        tokens = torch.randint(4, (8, 6), generator=generator)
+        on_cpu, on_gpu = (each.update(tokens.to(each.device)) for each in learners)
+        assert on_gpu.item() == pytest.approx(on_cpu.item(), rel=1e-3)
 
 
 def test_the_loss_is_that_of_the_tokens_asked_for() -> None:
@@ -49,11 +66,11 @@ def test_the_loss_is_that_of_the_tokens_asked_for() -> None:
 
 
 def test_the_learning_rate_rises_to_its_value() -> None:
-    learner = make_learner()
+    learner = make_learner(last=3)
     rates = []
     for _ in range(4):
-        rates.append(learner.optimizer.param_groups[0]["lr"])
-        learner.update(torch.zeros(1, 4, dtype=torch.int64), last=3)
+        rates.append(learner.optimizer.param_groups[0]["lr"].item())
+        learner.update(torch.zeros(1, 4, dtype=torch.int64))
     assert rates == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2, 1e-2])
 
 
