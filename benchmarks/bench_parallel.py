@@ -3,14 +3,14 @@
     python -m benchmarks.bench_parallel --rows 1 2 2:apart 4:apart --modes graphs
 
 A row is a number of GPUs and the order of the updates, each a launch of its own by
-``torchrun`` with one process for each GPU, or, with ``apart``, for each two: one for
-the world model, one for the behaviour. The batch sizes are those of the preset and are
-shared, so that all rows do the same work. Each first has to agree with plain eager
-updates of one process, as ``bench_step`` does; one that does not is not timed, and the
-exit code is 1. What is timed is ``agent.learn`` on random frames that are on the
-devices already: neither the environment nor the replay buffer is part of it, nor what
-the first process tells the others in each step. Times are the first process's; all
-wait for each other in every update.
+``torchrun`` with one process for each GPU, or, with ``apart`` and ``apart_at_once``,
+for each two: one for the world model, one for the behaviour. The batch sizes are those
+of the preset and are shared, so that all rows do the same work. Each first has to agree
+with plain eager updates of one process, as ``bench_step`` does; one that does not is
+not timed, and the exit code is 1. What is timed is ``agent.learn`` on random frames
+that are on the devices already: neither the environment nor the replay buffer is part
+of it, nor what the first process tells the others in each step. Times are the first
+process's; all wait for each other in every update.
 """
 
 from __future__ import annotations
@@ -46,9 +46,15 @@ ORDERS = {
     "in_turn": ("training.updates=in_turn",),
     "at_once": ("training.updates=at_once",),
     "apart": ("execution.behaviour_device=own",),
+    "apart_at_once": ("execution.behaviour_device=own", "training.updates=at_once"),
 }
 # The same updates in the same order.
-_REFERENCES = {"in_turn": "in_turn", "at_once": "at_once", "apart": "in_turn"}
+_REFERENCES = {
+    "in_turn": "in_turn",
+    "at_once": "at_once",
+    "apart": "in_turn",
+    "apart_at_once": "at_once",
+}
 # Every process makes as many calls, whatever its own clock says.
 _UNLIMITED_S = 1e9
 
@@ -65,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     references = {order: launch(args, 1, "eager", order) for order in sorted(orders)}
     alone: dict[tuple[str, str], float] = {}
     for (gpus, order), mode in product(args.rows, args.modes):
-        count = gpus // 2 if order == "apart" else gpus
+        count = gpus // gpus_a_process(order)
         row: dict[str, Any] = {
             "gpus": gpus,
             "processes": count,
@@ -133,11 +139,16 @@ def read_row(text: str) -> tuple[int, str]:
     gpus, _, order = text.partition(":")
     order = order or "in_turn"
     fits = gpus.isdecimal() and order in ORDERS and int(gpus) > 0
-    if not fits or (order == "apart" and int(gpus) % 2):
+    if not fits or int(gpus) % gpus_a_process(order):
         raise argparse.ArgumentTypeError(
-            f"expected GPUS[:ORDER], an even number with apart, got {text!r}"
+            f"expected GPUS[:ORDER], an even number of them if apart, got {text!r}"
         )
     return int(gpus), order
+
+
+def gpus_a_process(order: str) -> int:
+    """One, or one for each of the two updates."""
+    return 1 if order == _REFERENCES[order] else 2
 
 
 def launch(

@@ -35,6 +35,11 @@ PART_NAMES = {
 }
 _ABSENT = "–"
 _GAME_STEPS = 100_000
+_VARIANTS = {
+    "execution.deterministic=true": ", repeatable",
+    "execution.behaviour_device=own": ", the behaviour on a second GPU",
+    "replay.device=cpu": ", frames in host memory",
+}
 _STARTS = {"empty": ", a cold start", "filled": ", a warm start"}
 
 
@@ -146,8 +151,7 @@ def recipe_tables(report: Report) -> list[Table]:
     )
     compiled = "execution.compile=true" in report["options"]
     title = "The whole recipe" + ("" if compiled else ", without compilation")
-    if "execution.deterministic=true" in report["options"]:
-        title += ", repeatable"
+    title += "".join(_VARIANTS.get(option, "") for option in report["options"])
     title += _STARTS.get(report["compile_cache"], "")
     table = Table(title, note, [*header, "first trained step s"], [row])
     return [table]
@@ -283,8 +287,8 @@ def parallel_tables(report: Report) -> list[Table]:
         for row in rows
     ]
     note = (
-        f"Median ms of a whole step of preset {report['arguments']['preset']}; `apart` "
-        "has one GPU of each process for the world model and one for the behaviour. "
+        f"Median ms of a whole step of preset {report['arguments']['preset']}. Apart, "
+        "a process has one GPU for the world model and one for the behaviour. "
         f"Memory is that of the first. {_origin(report)}"
     )
     header = [

@@ -28,6 +28,7 @@ __all__ = [
     "BehaviourUpdate",
     "Update",
     "UpdatesApart",
+    "UpdatesApartAtOnce",
     "UpdatesAtOnce",
     "UpdatesInTurn",
     "WorldModelUpdate",
@@ -262,8 +263,26 @@ class UpdatesApart:
         """Update both and return detached metrics."""
         world_model = self.world_model(batches["windows"])
         self.hand_over()
-        contexts = batches["contexts"].to(self.device, non_blocking=True)
-        behaviour = self.behaviour(contexts)
+        behaviour = self.behaviour(self._delivered(batches["contexts"]))
+        return TensorDict({"world_model": world_model, "behaviour": behaviour})
+
+    def _delivered(self, contexts: TensorDictBase) -> TensorDictBase:
+        return contexts.to(self.device, non_blocking=True)
+
+
+class UpdatesApartAtOnce(UpdatesApart):
+    """Train both beside each other, on two devices.
+
+    The updates are those of :class:`UpdatesAtOnce`: the behaviour imagines in the world
+    model as it was before this step's update of it. Neither waits for the other before
+    the copy is renewed.
+    """
+
+    def __call__(self, batches: TensorDictBase) -> TensorDict:
+        """Update both and return detached metrics."""
+        behaviour = self.behaviour(self._delivered(batches["contexts"]))
+        world_model = self.world_model(batches["windows"])
+        self.hand_over()
         return TensorDict({"world_model": world_model, "behaviour": behaviour})
 
 

@@ -28,6 +28,8 @@ from drama_torchrl.side_by_side import HandOver
 from drama_torchrl.updates import (
     BehaviourUpdate,
     UpdatesApart,
+    UpdatesApartAtOnce,
+    UpdatesAtOnce,
     UpdatesInTurn,
     WorldModelUpdate,
 )
@@ -233,13 +235,20 @@ class AgentApart(TinyAgent):
 
 
 class TestApart:
-    def test_a_behaviour_in_a_copy_learns_the_same_to_the_bit(self) -> None:
+    @pytest.mark.parametrize(
+        ("order", "order_apart"),
+        [(UpdatesInTurn, UpdatesApart), (UpdatesAtOnce, UpdatesApartAtOnce)],
+        ids=["in-turn", "at-once"],
+    )
+    def test_a_behaviour_in_a_copy_learns_the_same_to_the_bit(
+        self, order: type[UpdatesInTurn], order_apart: type[UpdatesApart]
+    ) -> None:
         agent, twin = TinyAgent(), AgentApart()
-        in_turn = UpdatesInTurn(
+        together = order(
             cast("WorldModelUpdate", agent.learn_world_model.update),
             cast("BehaviourUpdate", agent.learn_behaviour.update),
         )
-        apart = UpdatesApart(
+        apart = order_apart(
             twin.learn_world_model.run,
             HandOver(twin.world_model, twin.imagined),
             twin.learn_behaviour.run,
@@ -248,7 +257,7 @@ class TestApart:
         batches = TensorDict({"windows": real_batch(), "contexts": real_batch(time=4)})
         for seed in range(3):
             torch.manual_seed(seed)
-            expected = in_turn(batches)
+            expected = together(batches)
             torch.manual_seed(seed)
             found = apart(batches)
             assert_same(found, expected)

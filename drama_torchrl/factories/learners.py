@@ -32,6 +32,7 @@ from drama_torchrl.updates import (
     BehaviourUpdate,
     Update,
     UpdatesApart,
+    UpdatesApartAtOnce,
     UpdatesAtOnce,
     UpdatesInTurn,
     WorldModelUpdate,
@@ -64,6 +65,12 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
     learn_behaviour = make_behaviour_learner(
         config, imagined, actor, critic, num_actions=num_actions
     )
+    learners = learn_world_model, learn_behaviour
+    learn_together = (
+        _learn_together(config, device, *learners)
+        if imagined is world_model
+        else _learn_apart(config, apart, HandOver(world_model, imagined), *learners)
+    )
     return Agent(
         world_model=world_model,
         imagined=imagined,
@@ -71,16 +78,7 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
         critic=critic,
         learn_world_model=learn_world_model,
         learn_behaviour=learn_behaviour,
-        learn_together=(
-            _learn_together(config, device, learn_world_model, learn_behaviour)
-            if imagined is world_model
-            else UpdatesApart(
-                learn_world_model.run,
-                HandOver(world_model, imagined),
-                learn_behaviour.run,
-                device=apart,
-            )
-        ),
+        learn_together=learn_together,
         num_actions=num_actions,
     )
 
@@ -98,6 +96,19 @@ def _learn_together(
         cast("BehaviourUpdate", behaviour.update),
     )
     return capture_if_possible(together, config, device)
+
+
+def _learn_apart(
+    config: DramaConfig,
+    device: torch.device,
+    hand_over: HandOver,
+    world_model: Learner,
+    behaviour: Learner,
+) -> Update:
+    """Both updates, each captured on its device, in the order asked for."""
+    orders = {"in_turn": UpdatesApart, "at_once": UpdatesApartAtOnce}
+    order = orders[config.training.updates]
+    return order(world_model.run, hand_over, behaviour.run, device=device)
 
 
 def make_world_model_learner(config: DramaConfig, world_model: WorldModel) -> Learner:

@@ -105,11 +105,6 @@ def _check_behaviour_device(config: DramaConfig) -> None:
             f"execution.behaviour_device={name} expects {expected} CUDA GPUs, two for "
             f"each process, got {found}; leave it out."
         )
-    if config.training.updates != "in_turn":
-        raise ConfigError(
-            f"execution.behaviour_device={name} expects training.updates=in_turn, got "
-            f"{config.training.updates}: on two GPUs both updates run at once anyway."
-        )
 
 
 def capture_if_possible(

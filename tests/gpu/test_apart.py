@@ -30,8 +30,12 @@ def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("graphs", ["true", "false"])
-def test_the_copy_is_the_world_model_after_each_update(graphs: str) -> None:
-    _, agent = agent_apart(f"execution.cudagraphs={graphs}")
+@pytest.mark.parametrize("updates", ["in_turn", "at_once"])
+def test_the_copy_is_the_world_model_after_each_update(
+    updates: str, graphs: str
+) -> None:
+    options = f"execution.cudagraphs={graphs}", f"training.updates={updates}"
+    _, agent = agent_apart(*options)
     windows, contexts = real_batch().to(WORLD), real_batch(time=4).to(BEHAVIOUR)
     before = state_of(agent.actor)
     for _ in range(8):
