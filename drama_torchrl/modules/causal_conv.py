@@ -10,8 +10,8 @@ these shapes:
     weight   [C, K], bias [C]
     is_init  [B, T] bool    True where an episode starts: earlier inputs are not seen
 
-Each returns ``(y, past)``: y in the dtype of the parameters, and the past after the
-last step in that of the inputs.
+Each returns ``(y, past)``: y in the dtype of the parameters, of a sequence in another
+one if that is asked for, and the past after the last step in that of the inputs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drama_torchrl.kernels import causal_conv_step as kernels
+from drama_torchrl.kernels import causal_conv as sequence_kernels
+from drama_torchrl.kernels import causal_conv_step as step_kernels
 
 __all__ = ["causal_conv", "causal_conv_step"]
 
@@ -31,11 +32,13 @@ def causal_conv(
     weight: Tensor,
     bias: Tensor,
     is_init: Tensor | None = None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Convolve a sequence.
+    """Convolve a sequence; ``dtype`` is that of y.
 
-    A sum of shifted products: it fuses into one kernel where a depthwise cuDNN
-    convolution is slow, and episode starts are masks on its terms.
+    A sum of shifted products, with episode starts as masks on its terms. On a GPU,
+    where a depthwise cuDNN convolution is slow, one kernel does it if there is no past.
 
     Example:
         >>> weight, bias = torch.tensor([[1.0, -1.0]]), torch.zeros(1)
@@ -43,7 +46,11 @@ def causal_conv(
         >>> y.flatten(), past.flatten()  # SiLU(0), SiLU(0 - 2)
         (tensor([ 0.0000, -0.2384]), tensor([2.]))
     """
-    length, before, dtype = inputs.shape[1], weight.shape[1] - 1, inputs.dtype
+    if sequence_kernels.can_convolve(inputs, past, weight, bias):
+        options = {"is_init": is_init, "dtype": dtype or weight.dtype}
+        y = sequence_kernels.causal_conv(inputs, weight, bias, **options)
+        return y, _recent(inputs, weight.shape[1] - 1, is_init)
+    length, before, given = inputs.shape[1], weight.shape[1] - 1, inputs.dtype
     inputs = inputs.to(weight.dtype)
     if past is None:
         window = F.pad(inputs, (0, 0, before, 0))
@@ -61,7 +68,19 @@ def causal_conv(
             tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
         total = total + tapped * weight[:, tap]
     # Channels are neighbours in memory: the next step reads whole rows of them.
-    return F.silu(total), recent.to(dtype).contiguous().transpose(1, 2)
+    y = F.silu(total).to(dtype or total.dtype)
+    return y, recent.to(given).contiguous().transpose(1, 2)
+
+
+def _recent(inputs: Tensor, count: int, is_init: Tensor | None) -> Tensor:
+    """The last inputs [B, C, count] of a sequence, as the step after it sees them."""
+    length = inputs.shape[1]
+    recent = inputs[:, max(length - count, 0) :]
+    if is_init is not None:
+        episode = is_init.cumsum(1)[:, max(length - count, 0) :, None]
+        recent = recent.masked_fill(episode != episode[:, -1:], 0.0)
+    rows = F.pad(recent, (0, 0, max(count - length, 0), 0))
+    return rows.contiguous().transpose(1, 2)
 
 
 def causal_conv_step(
@@ -78,8 +97,8 @@ def causal_conv_step(
         >>> y.flatten(), past.flatten()
         (tensor([-0.2384]), tensor([2.]))
     """
-    if kernels.can_convolve(inputs, past, weight, bias):
-        return kernels.causal_conv_step(inputs, past, weight, bias)
+    if step_kernels.can_convolve(inputs, past, weight, bias):
+        return step_kernels.causal_conv_step(inputs, past, weight, bias)
     past = past.to(inputs.dtype).transpose(1, 2)
     window = torch.cat([past, inputs.unsqueeze(1)], dim=1)
     y = F.silu((window * weight.t()).sum(1) + bias)

@@ -166,9 +166,9 @@ class Mamba2(nn.Module):
         z, conv_inputs, dt = self._split(self.in_proj(x))
         past = None if state is None else state["conv"]
         convolved, past = causal_conv(
-            conv_inputs, past, *self._conv_parameters(), is_init
+            conv_inputs, past, *self._conv_parameters(), is_init, dtype=z.dtype
         )
-        inputs, B, C = self._split_heads(convolved.to(z.dtype))
+        inputs, B, C = self._split_heads(convolved)
         y, ssm = ssd(
             inputs,
             dt,
