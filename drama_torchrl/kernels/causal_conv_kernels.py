@@ -114,10 +114,10 @@ def _taps(
     weight: tl.tensor, channel: tl.tensor, exists: tl.tensor, TAPS: tl.constexpr
 ) -> tl.tuple:
     """The weights of the channels, oldest first, for all that a program computes."""
-    taps = ()
+    taps = ()  # which Triton unpacks nowhere but in sums
     for tap in tl.static_range(TAPS):
         value = tl.load(weight + channel * TAPS + tap, mask=exists, other=0.0)
-        taps = taps + (value,)  # noqa: RUF005  Triton knows no unpacking
+        taps = taps + (value,)  # type: ignore[assignment]  # noqa: RUF005
     return taps
 
 
