@@ -84,7 +84,7 @@ def trace_updates(
         before = [_copy(values) for values in _changing(agent)]
         batches = [random_batches(config, num_actions, device) for _ in range(2)]
         shares = [tuple(map(my_share, batch)) for batch in batches]
-        ways: list[Way] = [agent.learn, partial(_learn_apart, agent)]
+        ways: list[Way] = [agent.learn, partial(_learn_one_by_one, agent)]
         rows = [_report(way(*shares[i % 2])) for way in ways for i in range(UPDATES)]
         after = [_copy(values) for values in _changing(agent)]
     metrics = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -141,7 +141,7 @@ def _error(found: Tensor, expected: Tensor, least: float) -> float:
     return difference / scale if scale else math.inf
 
 
-def _learn_apart(agent: Agent, batch: TensorDict, context: TensorDict) -> Metrics:
+def _learn_one_by_one(agent: Agent, batch: TensorDict, context: TensorDict) -> Metrics:
     """Train as ``agent.learn`` does, by the two learners."""
     world_model = agent.learn_world_model(batch)
     if isinstance(agent.learn_together, UpdatesApart):
