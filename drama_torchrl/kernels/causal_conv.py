@@ -19,14 +19,17 @@ from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.processors import takes_ptx
 
-__all__ = ["can_convolve", "causal_conv", "causal_conv_gradients"]
+__all__ = ["MIN_LENGTH", "can_convolve", "causal_conv", "causal_conv_gradients"]
 
+# Shorter sequences are those of torch as long as the two have not been timed beside
+# each other.
+MIN_LENGTH = 257
 # Numbers of a tile, most steps in it, and warps of a program.
 _TILE, _MOST_ROWS, _WARPS = 2048, 32, 4
 
 
 def can_convolve(inputs: Tensor, past: Tensor | None, *parameters: Tensor) -> bool:
-    """Tells whether :func:`causal_conv` takes these.
+    """Tells whether :func:`causal_conv` takes these and is the right form for them.
 
     Args:
         inputs: ``[B, T, C]``.
@@ -38,6 +41,7 @@ def can_convolve(inputs: Tensor, past: Tensor | None, *parameters: Tensor) -> bo
         and past is None
         and inputs.is_cuda
         and inputs.dtype in FLOATS
+        and inputs.shape[1] >= MIN_LENGTH
         and all(t.dtype == torch.float32 for t in parameters)
         and inputs.numel() > 0
     )

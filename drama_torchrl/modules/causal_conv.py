@@ -37,8 +37,9 @@ def causal_conv(
 ) -> tuple[Tensor, Tensor]:
     """Convolve a sequence; ``dtype`` is that of y.
 
-    A sum of shifted products, with episode starts as masks on its terms. On a GPU,
-    where a depthwise cuDNN convolution is slow, one kernel does it if there is no past.
+    A sum of shifted products, with episode starts as masks on its terms: it fuses where
+    a depthwise cuDNN convolution is slow. On a GPU one kernel takes long sequences that
+    have no past.
 
     Example:
         >>> weight, bias = torch.tensor([[1.0, -1.0]]), torch.zeros(1)
