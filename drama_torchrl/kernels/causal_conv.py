@@ -15,7 +15,7 @@ from drama_torchrl.kernels.causal_conv_kernels import (
     causal_conv_gradients_kernel,
     causal_conv_kernel,
 )
-from drama_torchrl.kernels.operands import FLOATS, packed
+from drama_torchrl.kernels.operands import FLOATS, flags_of, packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.processors import takes_ptx
 
@@ -77,7 +77,7 @@ def causal_conv(
             inputs,
             weight.contiguous(),
             bias.contiguous(),
-            _flags(is_init, inputs),
+            flags_of(is_init, inputs),
             y,
             inputs.stride(0),
             inputs.shape[1],
@@ -106,7 +106,7 @@ def causal_conv_gradients(
             inputs,
             weight.contiguous(),
             bias.contiguous(),
-            _flags(is_init, inputs),
+            flags_of(is_init, inputs),
             dx,
             partials,
             inputs.stride(0),
@@ -138,11 +138,6 @@ def _how(inputs: Tensor, weight: Tensor, is_init: Tensor | None) -> dict[str, An
         "BLOCK": _TILE // _rows(inputs),
         "num_warps": _WARPS,
     }
-
-
-def _flags(is_init: Tensor | None, inputs: Tensor) -> Tensor:
-    """is_init as bytes; where there is none, a pointer that is not followed."""
-    return inputs if is_init is None else is_init.contiguous().view(torch.uint8)
 
 
 @causal_conv.register_fake

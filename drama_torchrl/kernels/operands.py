@@ -1,14 +1,19 @@
-"""What kernels take: numbers of these kinds, side by side in memory."""
+"""What kernels take: numbers of these kinds, side by side in memory, and flags."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["FLOATS", "packed"]
+__all__ = ["FLOATS", "flags_of", "packed"]
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 """What kernels read and widen to float32."""
+
+
+def flags_of(is_init: Tensor | None, x: Tensor) -> Tensor:
+    """is_init as bytes; where there is none, a pointer that is not followed."""
+    return x if is_init is None else is_init.contiguous().view(torch.uint8)
 
 
 def packed(rows: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drama_torchrl.kernels.operands import FLOATS
+from drama_torchrl.kernels.operands import FLOATS, flags_of
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.ssd_chunks_backward import ssd_chunks_gradients
 from drama_torchrl.kernels.ssd_chunks_cut import (
@@ -23,7 +23,6 @@ from drama_torchrl.kernels.ssd_chunks_cut import (
     chunk_of,
     cut_of,
     empty_segments,
-    flags_of,
     strides_of,
 )
 from drama_torchrl.kernels.ssd_chunks_forward_kernels import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.operands import flags_of
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.ssd_chunks_backward_kernels import (
     gradients_kernel,
@@ -14,7 +15,6 @@ from drama_torchrl.kernels.ssd_chunks_cut import (
     carry,
     cut_of,
     empty_segments,
-    flags_of,
     strides_of,
 )
 from drama_torchrl.kernels.ssd_chunks_kernels import added_maps_kernel

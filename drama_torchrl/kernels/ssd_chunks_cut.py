@@ -20,7 +20,6 @@ __all__ = [
     "chunk_of",
     "cut_of",
     "empty_segments",
-    "flags_of",
     "strides_of",
 ]
 
@@ -92,11 +91,6 @@ def strides_of(
     B, C = packed(B), packed(C)
     strides = (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2])
     return (x, B, C), strides
-
-
-def flags_of(is_init: Tensor | None, x: Tensor) -> Tensor:
-    """is_init as bytes; where there is none, a pointer that is not followed."""
-    return x if is_init is None else is_init.contiguous().view(torch.uint8)
 
 
 def empty_segments(x: Tensor, B: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:

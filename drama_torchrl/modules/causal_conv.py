@@ -47,41 +47,45 @@ def causal_conv(
         >>> y.flatten(), past.flatten()  # SiLU(0), SiLU(0 - 2)
         (tensor([ 0.0000, -0.2384]), tensor([2.]))
     """
+    length, before = inputs.shape[1], weight.shape[1] - 1
+    recent = _recent(inputs, past, before, is_init)
     if sequence_kernels.can_convolve(inputs, past, weight, bias):
         options = {"is_init": is_init, "dtype": dtype or weight.dtype}
-        y = sequence_kernels.causal_conv(inputs, weight, bias, **options)
-        return y, _recent(inputs, weight.shape[1] - 1, is_init)
-    length, before, given = inputs.shape[1], weight.shape[1] - 1, inputs.dtype
+        return sequence_kernels.causal_conv(inputs, weight, bias, **options), recent
     inputs = inputs.to(weight.dtype)
     if past is None:
         window = F.pad(inputs, (0, 0, before, 0))
     else:
         window = torch.cat([past.to(weight.dtype).transpose(1, 2), inputs], dim=1)
-    recent = window[:, length:]
     if is_init is not None:
         episode = F.pad(is_init.cumsum(1), (before, 0)).unsqueeze(-1)
         now = episode[:, before:]
-        recent = recent.masked_fill(episode[:, length:] != episode[:, -1:], 0.0)
     total = window[:, before:] * weight[:, before] + bias
     for tap in range(before):
         tapped = window[:, tap : tap + length]
         if is_init is not None:
             tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
         total = total + tapped * weight[:, tap]
-    # Channels are neighbours in memory: the next step reads whole rows of them.
-    y = F.silu(total).to(dtype or total.dtype)
-    return y, recent.to(given).contiguous().transpose(1, 2)
+    return F.silu(total).to(dtype or total.dtype), recent
 
 
-def _recent(inputs: Tensor, count: int, is_init: Tensor | None) -> Tensor:
-    """The last inputs [B, C, count] of a sequence, as the step after it sees them."""
+def _recent(
+    inputs: Tensor, past: Tensor | None, count: int, is_init: Tensor | None
+) -> Tensor:
+    """The last inputs [B, C, count], as the step after the sequence sees them."""
     length = inputs.shape[1]
-    recent = inputs[:, max(length - count, 0) :]
+    recent, missing = inputs[:, max(length - count, 0) :], max(count - length, 0)
+    if past is None or not missing:
+        recent = F.pad(recent, (0, 0, missing, 0))
+    else:
+        earlier = past[..., length:].to(inputs.dtype).transpose(1, 2)
+        recent = torch.cat([earlier, recent], dim=1)
     if is_init is not None:
-        episode = is_init.cumsum(1)[:, max(length - count, 0) :, None]
-        recent = recent.masked_fill(episode != episode[:, -1:], 0.0)
-    rows = F.pad(recent, (0, 0, max(count - length, 0), 0))
-    return rows.contiguous().transpose(1, 2)
+        episode = F.pad(is_init.cumsum(1), (count, 0))[:, length:, None]
+        ended = episode != is_init.sum(1)[:, None, None]
+        recent = recent.masked_fill(ended, 0.0)
+    # Channels are neighbours in memory: the next step reads whole rows of them.
+    return recent.contiguous().transpose(1, 2)
 
 
 def causal_conv_step(

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.skipif(
     reason="needs triton: pip install triton",
 )
 Inputs = tuple[Tensor, Tensor, Tensor]
-CPU = torch.device("cpu")
 SIZES = [
     pytest.param((2, 128, 70, 4), id="of-training"),
     pytest.param((3, 8, 300, 4), id="of-imagination"),
@@ -96,17 +95,6 @@ def test_the_same_inputs_give_the_same_bits(device: torch.device) -> None:
         results(causal_conv(*leaves, None, torch.float32), *leaves) for _ in "ab"
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
-
-
-@pytest.mark.parametrize("length", [1, 2, 3, 9])
-@resets
-def test_the_past_it_leaves_is_that_of_torch(length: int, resets: bool) -> None:
-    inputs, weight, bias = make_inputs((2, length, 5, 4), torch.float32, CPU)
-    is_init = torch.rand(2, length) < 0.4 if resets else None
-    _, expected = torchs.causal_conv(inputs, None, weight, bias, is_init)
-    found = torchs._recent(inputs, 3, is_init)
-    assert torch.equal(found, expected)
-    assert found.stride() == expected.stride()
 
 
 @resets

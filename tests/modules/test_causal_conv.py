@@ -47,6 +47,25 @@ def test_steps_are_the_sequence() -> None:
     assert torch.equal(past, end)
 
 
+@pytest.mark.parametrize("stateful", [False, True], ids=["no-past", "past"])
+@pytest.mark.parametrize("resets", [False, True], ids=["whole", "episodes"])
+@pytest.mark.parametrize("length", [1, 2, 3, 9])
+def test_the_past_it_leaves_is_that_of_its_steps(
+    length: int, resets: bool, stateful: bool
+) -> None:
+    inputs, (weight, bias) = torch.randn(BATCH, length, WIDTH), parameters(4)
+    past = torch.randn(BATCH, WIDTH, 3) if stateful else None
+    is_init = torch.rand(BATCH, length) < 0.4 if resets else None
+    _, found = causal_conv(inputs, past, weight, bias, is_init)
+    expected = torch.zeros(BATCH, WIDTH, 3) if past is None else past
+    for t in range(length):
+        if is_init is not None:
+            expected = expected.masked_fill(is_init[:, t, None, None], 0.0)
+        _, expected = causal_conv_step(inputs[:, t], expected, weight, bias)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
+
+
 @pytest.mark.parametrize("start", [0, 1, 4, 7, 8])
 def test_an_episode_start_equals_a_fresh_run(start: int) -> None:
     inputs, (weight, bias) = torch.randn(BATCH, TIME, WIDTH), parameters(4)
