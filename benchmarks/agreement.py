@@ -19,7 +19,6 @@ from drama_torchrl.config import load_config
 from drama_torchrl.estimate import random_batches
 from drama_torchrl.factories import make_agent
 from drama_torchrl.parallel import my_share
-from drama_torchrl.updates import UpdatesApart
 
 __all__ = ["TOLERANCES", "Trace", "compare_traces", "trace_updates"]
 
@@ -144,8 +143,6 @@ def _error(found: Tensor, expected: Tensor, least: float) -> float:
 def _learn_one_by_one(agent: Agent, batch: TensorDict, context: TensorDict) -> Metrics:
     """Train as ``agent.learn`` does, by the two learners."""
     world_model = agent.learn_world_model(batch)
-    if isinstance(agent.learn_together, UpdatesApart):
-        agent.learn_together.hand_over()
     behaviour = agent.learn_behaviour(context.to(agent.behaviour_device))
     return {"world_model": world_model, "behaviour": behaviour}
 

@@ -12,7 +12,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from drama_torchrl.acceleration import CapturedUpdate
 from drama_torchrl.learner import Learner
 from drama_torchrl.modules.world_model import WorldModel
-from drama_torchrl.updates import Update, UpdatesApart
+from drama_torchrl.updates import Update
 
 __all__ = ["Agent"]
 
@@ -92,7 +92,5 @@ class Agent:
         """Restore what :meth:`state_dict` returned."""
         self.learn_world_model.load_state_dict(state_dict["world_model"])
         self.learn_behaviour.load_state_dict(state_dict["behaviour"])
-        if isinstance(self.learn_together, UpdatesApart):
-            self.learn_together.hand_over()
         if isinstance(self.learn_together, CapturedUpdate):
             self.learn_together.forget()

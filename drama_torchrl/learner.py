@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class Learner:
         optimizer: the optimizer it steps.
         schedule: its learning rate, stepped after each update.
         run: what calls the update, such as its captured form; the update by default.
+        followers: called when the modules have changed, by an update or by loading.
 
     Example:
         >>> import torch
@@ -42,17 +44,25 @@ class Learner:
         schedule: torch.optim.lr_scheduler.LRScheduler,
         *,
         run: Update | None = None,
+        followers: tuple[Callable[[], None], ...] = (),
     ) -> None:
         self.update = update
-        self.run = update if run is None else run
         self.modules = modules
         self.optimizer = optimizer
         self.schedule = schedule
+        self._run = update if run is None else run
+        self._followers = followers
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """Train on a batch and return metrics; the next call may overwrite them."""
         metrics = self.run(batch)
         self.schedule.step()
+        return metrics
+
+    def run(self, batch: TensorDictBase) -> TensorDictBase:
+        """Train as a call does, but leave the schedule's step to the caller."""
+        metrics = self._run(batch)
+        self._follow()
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,6 +81,11 @@ class Learner:
         moved = tree_map_only(Tensor, lambda x: x.to(device), state_dict["optimizer"])
         self.optimizer.load_state_dict(moved)
         self.schedule.load_state_dict(state_dict["schedule"])
-        if isinstance(self.run, CapturedUpdate):
+        if isinstance(self._run, CapturedUpdate):
             # The optimizer's state is new: a recording would go on with the old one.
-            self.run.forget()
+            self._run.forget()
+        self._follow()
+
+    def _follow(self) -> None:
+        for follow in self._followers:
+            follow()

@@ -240,29 +240,21 @@ class UpdatesApart:
     next update runs beside imagination, once it has the transitions that it needs.
 
     Args:
-        world_model: its update, as it is run.
-        hand_over: gives the copy what the update has changed.
+        world_model: its update, as it is run; it renews the copy.
         behaviour: its update inside the copy, as it is run.
         device: of the behaviour.
     """
 
     def __init__(
-        self,
-        world_model: Update,
-        hand_over: Callable[[], None],
-        behaviour: Update,
-        *,
-        device: torch.device,
+        self, world_model: Update, behaviour: Update, *, device: torch.device
     ) -> None:
         self.world_model = world_model
-        self.hand_over = hand_over
         self.behaviour = behaviour
         self.device = device
 
     def __call__(self, batches: TensorDictBase) -> TensorDict:
         """Update both and return detached metrics."""
         world_model = self.world_model(batches["windows"])
-        self.hand_over()
         behaviour = self.behaviour(self._delivered(batches["contexts"]))
         return TensorDict({"world_model": world_model, "behaviour": behaviour})
 
@@ -282,7 +274,6 @@ class UpdatesApartAtOnce(UpdatesApart):
         """Update both and return detached metrics."""
         behaviour = self.behaviour(self._delivered(batches["contexts"]))
         world_model = self.world_model(batches["windows"])
-        self.hand_over()
         return TensorDict({"world_model": world_model, "behaviour": behaviour})
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from drama_torchrl.agent import Agent
 from drama_torchrl.factories import (
+    learners,
     make_actor,
     make_agent,
     make_behaviour_learner,
@@ -21,18 +22,10 @@ from drama_torchrl.factories import (
     make_world_model_learner,
 )
 from drama_torchrl.learner import Learner
-from drama_torchrl.modules import Actor, Critic, WorldModel
+from drama_torchrl.modules import Actor, Critic
 from drama_torchrl.objectives import CriticLoss, WorldModelLoss
 from drama_torchrl.precision import Precision
-from drama_torchrl.side_by_side import HandOver
-from drama_torchrl.updates import (
-    BehaviourUpdate,
-    UpdatesApart,
-    UpdatesApartAtOnce,
-    UpdatesAtOnce,
-    UpdatesInTurn,
-    WorldModelUpdate,
-)
+from drama_torchrl.updates import BehaviourUpdate, WorldModelUpdate
 from tests.reference.tiny import ACTIONS, LATENT, WIDTH, real_batch, tiny_config
 
 FAST = ("world_model.warmup_steps=0", "behaviour.warmup_steps=0")
@@ -41,20 +34,15 @@ FAST = ("world_model.warmup_steps=0", "behaviour.warmup_steps=0")
 class TinyAgent:
     """Networks and what trains them."""
 
-    def imagine_in(self, world_model: WorldModel) -> WorldModel:
-        """The model that the behaviour imagines in."""
-        return world_model
-
     def __init__(self, *overrides: str, seed: int = 0) -> None:
         torch.manual_seed(seed)
         config = tiny_config(*FAST, *overrides)
         self.world_model = make_world_model(config, ACTIONS)
         self.actor = make_actor(config, ACTIONS)
         self.critic = make_critic(config)
-        self.imagined = self.imagine_in(self.world_model)
         self.learn_world_model = make_world_model_learner(config, self.world_model)
         self.learn_behaviour = make_behaviour_learner(
-            config, self.imagined, self.actor, self.critic, num_actions=ACTIONS
+            config, self.world_model, self.actor, self.critic, num_actions=ACTIONS
         )
         self.networks = nn.ModuleDict(
             {
@@ -227,42 +215,61 @@ class TestBothUpdates:
             assert torch.equal(value, flat(apart.state_dict())[name]), name
 
 
-class AgentApart(TinyAgent):
-    """Imagines in a copy."""
+def new_agent(*overrides: str, seed: int = 0) -> Agent:
+    torch.manual_seed(seed)
+    return make_agent(tiny_config(*FAST, *overrides), ACTIONS, torch.device("cpu"))
 
-    def imagine_in(self, world_model: WorldModel) -> WorldModel:
-        return copy.deepcopy(world_model)
+
+@pytest.fixture
+def new_agent_apart(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Agent]:
+    """Builds agents whose two devices are the CPU, under two names."""
+
+    def build(*overrides: str, seed: int = 0) -> Agent:
+        with monkeypatch.context() as patch:
+            second = torch.device("cpu", 0)
+            patch.setattr(learners, "behaviour_device", lambda *_: second)
+            return new_agent(*overrides, seed=seed)
+
+    return build
 
 
 class TestApart:
-    @pytest.mark.parametrize(
-        ("order", "order_apart"),
-        [(UpdatesInTurn, UpdatesApart), (UpdatesAtOnce, UpdatesApartAtOnce)],
-        ids=["in-turn", "at-once"],
-    )
+    """The behaviour imagines in a copy, which whoever changes the model renews."""
+
+    @pytest.mark.parametrize("order", ["in_turn", "at_once"])
     def test_a_behaviour_in_a_copy_learns_the_same_to_the_bit(
-        self, order: type[UpdatesInTurn], order_apart: type[UpdatesApart]
+        self, new_agent_apart: Callable[..., Agent], order: str
     ) -> None:
-        agent, twin = TinyAgent(), AgentApart()
-        together = order(
-            cast("WorldModelUpdate", agent.learn_world_model.update),
-            cast("BehaviourUpdate", agent.learn_behaviour.update),
-        )
-        apart = order_apart(
-            twin.learn_world_model.run,
-            HandOver(twin.world_model, twin.imagined),
-            twin.learn_behaviour.run,
-            device=torch.device("cpu"),
-        )
-        batches = TensorDict({"windows": real_batch(), "contexts": real_batch(time=4)})
+        together = new_agent(f"training.updates={order}")
+        apart = new_agent_apart(f"training.updates={order}")
+        assert apart.imagined is not apart.world_model
+        windows, contexts = real_batch(), real_batch(time=4)
         for seed in range(3):
             torch.manual_seed(seed)
-            expected = together(batches)
+            expected = together.learn(windows, contexts)
             torch.manual_seed(seed)
-            found = apart(batches)
-            assert_same(found, expected)
-        assert moved(agent.networks, snapshot(twin.networks)) == set()
-        assert moved(agent.world_model, snapshot(twin.imagined)) == set()
+            found = apart.learn(windows, contexts)
+            assert_same(TensorDict(found), TensorDict(expected))
+            assert moved(apart.imagined, snapshot(apart.world_model)) == set()
+        for name, value in flat(together.state_dict()).items():
+            assert torch.equal(value, flat(apart.state_dict())[name]), name
+
+    def test_an_update_of_the_world_model_alone_renews_the_copy(
+        self, new_agent_apart: Callable[..., Agent]
+    ) -> None:
+        agent = new_agent_apart()
+        before = snapshot(agent.imagined)
+        agent.learn_world_model(real_batch())
+        assert moved(agent.imagined, before) == set(before)
+        assert moved(agent.imagined, snapshot(agent.world_model)) == set()
+
+    def test_loading_the_world_model_alone_renews_the_copy(
+        self, new_agent_apart: Callable[..., Agent]
+    ) -> None:
+        agent, other = new_agent_apart(seed=1), new_agent(seed=2)
+        other.learn_world_model(real_batch())
+        agent.learn_world_model.load_state_dict(other.learn_world_model.state_dict())
+        assert moved(agent.imagined, snapshot(other.world_model)) == set()
 
 
 def assert_same(found: TensorDict, expected: TensorDict) -> None:

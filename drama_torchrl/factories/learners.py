@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -61,16 +62,12 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
     imagined = world_model if apart == device else copy.deepcopy(world_model).to(apart)
     actor = make_actor(config, num_actions).to(apart)
     critic = make_critic(config).to(apart)
-    learn_world_model = make_world_model_learner(config, world_model)
+    followers = () if imagined is world_model else (HandOver(world_model, imagined),)
+    learn_world_model = make_world_model_learner(config, world_model, *followers)
     learn_behaviour = make_behaviour_learner(
         config, imagined, actor, critic, num_actions=num_actions
     )
-    learners = learn_world_model, learn_behaviour
-    learn_together = (
-        _learn_together(config, device, *learners)
-        if imagined is world_model
-        else _learn_apart(config, apart, HandOver(world_model, imagined), *learners)
-    )
+    learn = _learn_together if imagined is world_model else _learn_apart
     return Agent(
         world_model=world_model,
         imagined=imagined,
@@ -78,7 +75,7 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
         critic=critic,
         learn_world_model=learn_world_model,
         learn_behaviour=learn_behaviour,
-        learn_together=learn_together,
+        learn_together=learn(config, apart, learn_world_model, learn_behaviour),
         num_actions=num_actions,
     )
 
@@ -101,18 +98,19 @@ def _learn_together(
 def _learn_apart(
     config: DramaConfig,
     device: torch.device,
-    hand_over: HandOver,
     world_model: Learner,
     behaviour: Learner,
 ) -> Update:
     """Both updates, each captured on its device, in the order asked for."""
     orders = {"in_turn": UpdatesApart, "at_once": UpdatesApartAtOnce}
     order = orders[config.training.updates]
-    return order(world_model.run, hand_over, behaviour.run, device=device)
+    return order(world_model.run, behaviour.run, device=device)
 
 
-def make_world_model_learner(config: DramaConfig, world_model: WorldModel) -> Learner:
-    """Build the training step of the world model."""
+def make_world_model_learner(
+    config: DramaConfig, world_model: WorldModel, *followers: Callable[[], None]
+) -> Learner:
+    """Build the training step of the world model, and what follows the model."""
     c = config.world_model
     loss = WorldModelLoss(
         world_model,
@@ -134,7 +132,7 @@ def make_world_model_learner(config: DramaConfig, world_model: WorldModel) -> Le
     _compile(update, config)
     schedule = linear_warmup(optimizer, c.warmup_steps)
     run = capture_if_possible(update, config, device)
-    return Learner(update, loss, optimizer, schedule, run=run)
+    return Learner(update, loss, optimizer, schedule, run=run, followers=followers)
 
 
 def make_behaviour_learner(

@@ -48,6 +48,26 @@ def test_the_copy_is_the_world_model_after_each_update(
     assert any(not torch.equal(before[n], v) for n, v in state_of(agent.actor).items())
 
 
+def test_an_update_of_the_world_model_alone_renews_the_copy() -> None:
+    _, agent = agent_apart()
+    windows = real_batch().to(WORLD)
+    for _ in range(6):  # ordinary calls, one that is recorded, replays
+        before = state_of(agent.imagined)
+        agent.learn_world_model(windows)
+        model, copied = state_of(agent.world_model), state_of(agent.imagined)
+        assert all(torch.equal(copied[name], value) for name, value in model.items())
+        assert any(not torch.equal(before[name], v) for name, v in copied.items())
+
+
+def test_loading_renews_the_copy() -> None:
+    _, agent = agent_apart()
+    _, other = agent_apart()
+    other.learn_world_model(real_batch().to(WORLD))
+    agent.load_state_dict(other.state_dict())
+    model, copied = state_of(other.world_model), state_of(agent.imagined)
+    assert all(torch.equal(copied[name], value) for name, value in model.items())
+
+
 def test_it_acts_where_it_imagines() -> None:
     config, agent = agent_apart()
     policy = make_policy(config, agent)
@@ -85,7 +105,7 @@ def test_the_world_model_does_not_wait_for_the_behaviour() -> None:
     for _ in range(2):
         replay.extend(real_batch(1, 1)[0])
         windows, starts = replay.sample(), contexts.sample()
-        agent.learn_world_model(windows)
+        agent.learn_world_model.update(windows)  # renewing the copy would wait
     torch.cuda.current_stream(WORLD).synchronize()
     assert not torch.cuda.current_stream(BEHAVIOUR).query()
     assert starts["pixels"].sum() > 0  # reading waits for what comes before
