@@ -57,17 +57,18 @@ def make_agent(config: DramaConfig, num_actions: int, device: torch.device) -> A
         6
     """
     apart = behaviour_device(config, device)
-    connect(apart)
     world_model = make_world_model(config, num_actions).to(device)
-    imagined = world_model if apart == device else copy.deepcopy(world_model).to(apart)
+    imagined, followers, learn = world_model, [], _learn_together
+    if apart != device:
+        connect(apart)
+        imagined = copy.deepcopy(world_model).to(apart)
+        followers, learn = [HandOver(world_model, imagined)], _learn_apart
     actor = make_actor(config, num_actions).to(apart)
     critic = make_critic(config).to(apart)
-    followers = () if imagined is world_model else (HandOver(world_model, imagined),)
     learn_world_model = make_world_model_learner(config, world_model, *followers)
     learn_behaviour = make_behaviour_learner(
         config, imagined, actor, critic, num_actions=num_actions
     )
-    learn = _learn_together if imagined is world_model else _learn_apart
     return Agent(
         world_model=world_model,
         imagined=imagined,
