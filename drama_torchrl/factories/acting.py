@@ -108,7 +108,8 @@ def make_collector(
     """Build the collector: one real step at a time, the first ones random.
 
     It is given no device: the policy moves what crosses between devices itself. On a
-    GPU the policy decides in one launch.
+    GPU the policy decides in one launch. Trajectories get no numbers, which nothing
+    reads: ``"is_init"`` tells where an episode begins.
     """
     device = next(policy.actor.parameters()).device
     decide = capture_if_possible(policy.decide, config, device)
@@ -120,4 +121,5 @@ def make_collector(
         total_frames=config.training.total_steps,
         init_random_frames=config.training.random_steps,
         trust_policy=True,
+        track_traj_ids=False,
     )

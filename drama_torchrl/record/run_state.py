@@ -104,11 +104,7 @@ class ActingState:
         for kept, value in zip(self._kept, self._contents.values(), strict=True):
             kept.copy_(value)
         return ActingMark(
-            counters={
-                "frames": collector._frames,
-                "iter": collector._iter,
-                "traj_pool": collector._traj_pool.state_dict(),
-            },
+            counters={"frames": collector._frames, "iter": collector._iter},
             # A step replaces its entries and changes none in place.
             step=collector._carrier.copy(),
             memory=dict(zip(self._contents, self._kept, strict=True)),
@@ -125,12 +121,9 @@ class ActingState:
         Raises:
             CheckpointError: if the emulator shows another frame than it did then.
         """
-        counters = state_dict["counters"]
-        self.collector.load_state_dict(counters, strict=False)
+        self.collector.load_state_dict(state_dict["counters"], strict=False)
         if state_dict["episode"] is not None:
             self._replay(state_dict["episode"], state_dict["step"])
-            # Loading took a number for a new episode; this one goes on.
-            self.collector._traj_pool.load_state_dict(counters["traj_pool"])
         for name, value in state_dict["memory"].items():
             self._contents[name].copy_(value)
 
