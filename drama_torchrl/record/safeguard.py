@@ -41,12 +41,13 @@ class Safeguard:
             Exception: as it came, with a note that says how the run goes on.
         """
         iterator = iter(transitions)
+        moved = {
+            name: part
+            for name, part in self.snapshots.parts.items()
+            if isinstance(part, MovedByAStep)
+        }
         while True:
-            before = {
-                name: part.mark()
-                for name, part in self.snapshots.parts.items()
-                if isinstance(part, MovedByAStep)
-            }
+            before = {name: part.mark() for name, part in moved.items()}
             try:
                 transition = next(iterator)
             except StopIteration:
