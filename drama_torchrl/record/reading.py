@@ -157,10 +157,12 @@ def find_film(run: RunDirectory) -> Path | None:
     """Find the newest film of imagination; kept results have it beside the scores.
 
     Returns:
-        A GIF in ``films/`` or else in the directory itself, ``None`` without one.
+        A GIF in ``films/`` or else in the directory itself; a film strip, a PNG, where
+        no film was kept; ``None`` without either.
     """
-    for folder in (run.films, run.path):
-        films = sorted(folder.glob("step-*.gif"))
-        if films:
-            return films[-1]
+    for kind in ("gif", "png"):
+        for folder in (run.films, run.path):
+            films = sorted(folder.glob(f"step-*.{kind}"))
+            if films:
+                return films[-1]
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from html import escape
+from pathlib import Path
 
 from drama_torchrl.report.runs import Run
 from drama_torchrl.report.sections import TITLE, Picture, Section
@@ -30,6 +31,7 @@ th { border-bottom: 2px solid #888; }
 td.number { white-space: nowrap; }
 .films { display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); }
+.png { grid-column: 1 / -1; }
 figure { margin: 0; } figcaption { font-size: 0.85rem; color: #444; }
 """
 
@@ -74,26 +76,27 @@ def _show_films(variants: Sequence[Variant]) -> str:
     if not filmed:
         return ""
     figures = "\n".join(
-        f"<figure>{_embed(film, 'gif', caption)}"
+        f"<figure class='{film.suffix[1:]}'>"
+        f"{_embed(film.read_bytes(), film.suffix[1:], caption)}"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, film in filmed
     )
     return (
         "<section><h2>Imagination beside reality</h2>\n<p>The real frame, the world "
-        "model's and their difference. White gaps: the model sees the real frames; "
-        "orange gaps: it imagines, along the real actions. The newest film of the "
-        "first seed of each game that has one.</p>\n"
+        "model's and their difference. White or grey beside them: the model sees the "
+        "real frames; orange: it imagines, along the real actions. The newest film of "
+        "the first seed of each game that has one, or its strip.</p>\n"
         f"<div class='films'>\n{figures}\n</div></section>\n"
     )
 
 
-def _choose_films(variants: Sequence[Variant]) -> Iterator[tuple[str, bytes]]:
+def _choose_films(variants: Sequence[Variant]) -> Iterator[tuple[str, Path]]:
     """One film per game and variant: a film is megabytes, a benchmark 130 runs."""
     for variant in variants:
         for game, runs in variant.by_game.items():
             run = next((run for run in runs if run.film), None)
             if run and run.film:
-                yield _describe_film(game, variant, run), run.film.read_bytes()
+                yield _describe_film(game, variant, run), run.film
 
 
 def _describe_film(game: str, variant: Variant, run: Run) -> str:

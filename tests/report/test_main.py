@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from drama_torchrl.report.__main__ import ReportError, main
-from tests.report.run_files import change_result, write_run
+from tests.report.run_files import change_result, write_film, write_run
 
 
 @pytest.fixture
@@ -82,6 +82,16 @@ class TestPage:
         assert [b64decode(film.partition("base64,")[2]) for film in films] == [
             file.read_bytes() for file in files
         ]
+
+    def test_shows_a_strip_where_no_film_was_kept(
+        self, runs: list[Path], tmp_path: Path
+    ) -> None:
+        films = runs[3] / "films"
+        write_film(films / "step-0100000.png", 7)
+        (films / "step-0100000.gif").unlink()
+        page = Page(report(runs, tmp_path / "out"))
+        shown = b64decode(page.sources[-1].removeprefix("data:image/png;base64,"))
+        assert shown == (films / "step-0100000.png").read_bytes()
 
     def test_captions_name_the_film(self, runs: list[Path], tmp_path: Path) -> None:
         html = report(runs, tmp_path / "out")

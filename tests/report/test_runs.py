@@ -32,6 +32,12 @@ def test_a_kept_result_has_its_film_beside_the_scores(tmp_path: Path) -> None:
     assert read_run(path).film == path / "step-0100000.gif"
 
 
+def test_a_film_comes_before_a_strip_however_old(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", film=True)
+    (path / "films" / "step-0200000.png").touch()
+    assert read_run(path).film == path / "films" / "step-0100000.gif"
+
+
 def test_names_of_games_are_those_of_the_emulator(tmp_path: Path) -> None:
     assert read_run(write_run(tmp_path / "run", "ms_pacman")).game == "MsPacman"
 
