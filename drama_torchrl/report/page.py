@@ -75,18 +75,21 @@ def _show_films(variants: Sequence[Variant]) -> str:
     filmed = list(_choose_films(variants))
     if not filmed:
         return ""
-    figures = "\n".join(
-        f"<figure class='{film.suffix[1:]}'>"
-        f"{_embed(film.read_bytes(), film.suffix[1:], caption)}"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, film in filmed
-    )
+    figures = "\n".join(_figure(caption, film) for caption, film in filmed)
     return (
         "<section><h2>Imagination beside reality</h2>\n<p>The real frame, the world "
         "model's and their difference. White or grey beside them: the model sees the "
         "real frames; orange: it imagines, along the real actions. The newest film of "
         "the first seed of each game that has one, or its strip.</p>\n"
         f"<div class='films'>\n{figures}\n</div></section>\n"
+    )
+
+
+def _figure(caption: str, film: Path) -> str:
+    kind = film.suffix[1:]
+    return (
+        f"<figure class='{kind}'>{_embed(film.read_bytes(), kind, caption)}"
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
