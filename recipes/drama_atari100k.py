@@ -76,7 +76,7 @@ def train(
     batches: dict[str, TensorDictBase] = {}  # of this step's updates
     metrics: dict[str, TensorDictBase] = {}
     team = Team(agent, ReplayState(replay), samplers)
-    remember = team.everywhere(replay.extend)
+    remember = team.everywhere(replay.add)
 
     @team.everywhere
     def learn(step: int) -> None:
@@ -125,7 +125,7 @@ def train(
             collected = safeguard.steps(collector)
             for step, transition in enumerate(collected, start=done + 1):
                 # 1. Act, and remember the transition.
-                remember(transition.select(*REMEMBERED))
+                remember(transition.select(*REMEMBERED).squeeze(0))
                 journal.step(step, transition)
                 logged = step % config.log.every < config.training.steps_per_update
                 if metrics and logged:

@@ -88,6 +88,15 @@ def test_batches_come_on_the_gpu_as_they_were_written() -> None:
         assert (batch["reward"].diff(dim=1) == 1).all()
 
 
+def test_records_that_come_singly_are_read_as_they_were_written() -> None:
+    buffer = make_buffer(host_storage(64), windows=32, window=16)
+    for record in transitions(0, 100).unbind(0):  # over the end of the ring
+        buffer.add(record)
+    batch = buffer.sample()
+    assert torch.equal(numbers_shown(batch["pixels"]), batch["reward"])
+    assert (batch["reward"].diff(dim=1) == 1).all()
+
+
 def test_it_is_a_storage_on_the_gpu_but_for_the_place() -> None:
     storages = (host_storage(), LazyTensorStorage(CAPACITY, device="cuda"))
     drawn = []
