@@ -125,7 +125,7 @@ def train(
             collected = safeguard.steps(collector)
             for step, transition in enumerate(collected, start=done + 1):
                 # 1. Act, and remember the transition.
-                remember(transition.select(*REMEMBERED).squeeze(0))
+                remember(transition.select(*REMEMBERED)[0])
                 journal.step(step, transition)
                 logged = step % config.log.every < config.training.steps_per_update
                 if metrics and logged:

@@ -59,7 +59,7 @@ def drawn_between(write: Callable[[UnblockedReplayBuffer, TensorDict], Any]) -> 
 
 
 def test_a_record_added_is_drawn_as_one_extended() -> None:
-    added = drawn_between(lambda buffer, record: buffer.add(record.squeeze(0)))
+    added = drawn_between(lambda buffer, record: buffer.add(record[0]))
     extended = drawn_between(lambda buffer, record: buffer.extend(record))
     assert torch.equal(added, extended)
     assert (added.diff(dim=-1)[::2] == 1).all()  # over the wrap, too
