@@ -1,8 +1,8 @@
 """Many short state-space recurrences at once, without gradients, in one kernel.
 
-Each program keeps one head's state in registers and walks over the steps. Contexts of
+Each program runs all steps of one head as small products in registers. Contexts of
 imagination are 8192 heads of 8 steps: little more than writing their states, where the
-matrix form makes eight small products and passes.
+matrix form in plain torch makes eight small products and passes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from drama_torchrl.kernels.ssd_scan_kernel import ssd_scan_kernel
 
 __all__ = ["MAX_LENGTH", "can_scan", "ssd_scan"]
 
-# Steps are walked one after the other: beyond this the matrix form catches up.
+# A program holds the products of all pairs of steps.
 MAX_LENGTH = 32
+# Tensor cores multiply nothing smaller.
+_LEAST = 16
 
 
 def can_scan(x: Tensor, B: Tensor) -> bool:
@@ -33,7 +35,7 @@ def can_scan(x: Tensor, B: Tensor) -> bool:
         and x.is_cuda
         and x.dtype in FLOATS
         and x.shape[1] <= MAX_LENGTH
-        and all(size & (size - 1) == 0 for size in sizes)
+        and all(size >= _LEAST and size & (size - 1) == 0 for size in sizes)
         and sizes[0] * sizes[1] <= 8192
         and not torch.is_grad_enabled()
     )
@@ -45,7 +47,8 @@ def ssd_scan(
 ) -> tuple[Tensor, Tensor]:
     """Run h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_tᵀ, y_t = h_t C_t from h_{-1} = 0.
 
-    The recurrence of :mod:`drama_torchrl.modules.ssd`, in float32 throughout.
+    The recurrence of :mod:`drama_torchrl.modules.ssd`, in float32 but for what x is
+    multiplied with in y: as in its matrix form that has the dtype of x.
 
     Args:
         x: ``[B, T, NH, P]``.
@@ -75,6 +78,7 @@ def ssd_scan(
             *B.stride()[:2],
             *C.stride()[:2],
             T=length,
+            ROWS=max(_LEAST, triton.next_power_of_2(length)),
             NH=heads,
             P=width,
             S=B.shape[2],
