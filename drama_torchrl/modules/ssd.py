@@ -6,8 +6,8 @@ The recurrence (arXiv:2405.21060, section 2), for every head with decay rate A <
 
 ``ssd_step`` is that line, ``ssd_recurrent`` its loop over time, ``ssd_quadratic`` the
 attention-like form, ``ssd_chunked`` the block decomposition and ``ssd`` their choice by
-length; on a GPU with Triton ``ssd`` runs kernels instead, ``kernels/ssd_scan.py`` on
-short sequences without gradients and ``kernels/ssd_chunks.py`` on longer ones. All
+length; on a GPU with Triton ``ssd`` runs kernels instead, ``kernels/ssd_one_chunk.py``
+on short sequences without gradients and ``kernels/ssd_chunks.py`` on longer ones. All
 agree in values and gradients, and share these shapes:
 
     x              [B, T, NH, P]   inputs, one P-vector per head
@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drama_torchrl.kernels.ssd_chunks import can_chunk, ssd_chunks
-from drama_torchrl.kernels.ssd_scan import can_scan, ssd_scan
+from drama_torchrl.kernels.ssd_one_chunk import fits_one_chunk, ssd_one_chunk
 from drama_torchrl.modules.recurrence import check_fits, wide
 
 __all__ = [
@@ -81,9 +81,9 @@ def ssd(
         >>> y.shape, state.shape
         (torch.Size([2, 5, 3, 4]), torch.Size([2, 3, 4, 6]))
     """
-    if initial_state is None and is_init is None and can_scan(x, B):
+    if initial_state is None and is_init is None and fits_one_chunk(x, B):
         _check_shapes(x, dt, A, B, C, None, None)
-        return ssd_scan(x, dt, A, B, C)
+        return ssd_one_chunk(x, dt, A, B, C)
     options = {"initial_state": initial_state, "is_init": is_init}
     if can_chunk(x, B, C):
         _check_shapes(x, dt, A, B, C, initial_state, is_init)

@@ -1,4 +1,4 @@
-"""Many short state-space recurrences at once, without gradients, in one kernel.
+"""Many short state-space recurrences at once, without gradients, each in one chunk.
 
 Each program runs all steps of one head as small products in registers. Contexts of
 imagination are 8192 heads of 8 steps: little more than writing their states, where the
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
-from drama_torchrl.kernels.ssd_scan_kernel import ssd_scan_kernel
+from drama_torchrl.kernels.ssd_one_chunk_kernel import ssd_one_chunk_kernel
 
-__all__ = ["MAX_LENGTH", "can_scan", "ssd_scan"]
+__all__ = ["MAX_LENGTH", "fits_one_chunk", "ssd_one_chunk"]
 
 # A program holds the products of all pairs of steps.
 MAX_LENGTH = 32
@@ -22,8 +22,8 @@ MAX_LENGTH = 32
 _LEAST = 16
 
 
-def can_scan(x: Tensor, B: Tensor) -> bool:
-    """Tells whether :func:`ssd_scan` takes inputs and is the right form for them.
+def fits_one_chunk(x: Tensor, B: Tensor) -> bool:
+    """Tells whether :func:`ssd_one_chunk` takes inputs and is the right form for them.
 
     Args:
         x: ``[B, T, NH, P]``.
@@ -41,8 +41,8 @@ def can_scan(x: Tensor, B: Tensor) -> bool:
     )
 
 
-@torch.library.custom_op("drama_torchrl::ssd_scan", mutates_args=())
-def ssd_scan(
+@torch.library.custom_op("drama_torchrl::ssd_one_chunk", mutates_args=())
+def ssd_one_chunk(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Run h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_tᵀ, y_t = h_t C_t from h_{-1} = 0.
@@ -65,7 +65,7 @@ def ssd_scan(
     dt = packed(dt)
     batch, length, heads, width = x.shape
     with torch.cuda.device_of(x):
-        ssd_scan_kernel[(batch * heads,)](
+        ssd_one_chunk_kernel[(batch * heads,)](
             x,
             dt,
             A.contiguous(),
@@ -87,7 +87,7 @@ def ssd_scan(
     return y, state
 
 
-@ssd_scan.register_fake
+@ssd_one_chunk.register_fake
 def _outputs(
     x: Tensor,
     dt: Tensor,  # noqa: ARG001  the operator's signature

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from drama_torchrl.kernels.optional_triton import jit, tl
 
-__all__ = ["ssd_scan_kernel"]
+__all__ = ["ssd_one_chunk_kernel"]
 
 
 @jit
-def ssd_scan_kernel(
+def ssd_one_chunk_kernel(
     x: tl.tensor,
     dt: tl.tensor,
     rates: tl.tensor,

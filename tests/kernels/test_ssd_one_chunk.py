@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from drama_torchrl.kernels.ssd_scan import MAX_LENGTH, can_scan, ssd_scan
+from drama_torchrl.kernels.ssd_one_chunk import (
+    MAX_LENGTH,
+    fits_one_chunk,
+    ssd_one_chunk,
+)
 from drama_torchrl.modules.ssd import ssd, ssd_recurrent
 
 pytestmark = pytest.mark.skipif(
@@ -42,7 +46,7 @@ def test_it_equals_the_recurrence(
     shape: tuple[int, int, int, int, int], device: torch.device
 ) -> None:
     arguments = inputs(*shape, device)
-    y, state = ssd_scan(*arguments)
+    y, state = ssd_one_chunk(*arguments)
     expected_y, expected_state = ssd_recurrent(*(t.double() for t in arguments))
     torch.testing.assert_close(y, expected_y.float(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(state, expected_state.float(), rtol=1e-4, atol=1e-5)
@@ -51,7 +55,7 @@ def test_it_equals_the_recurrence(
 def test_half_precision_inputs_are_widened_first(device: torch.device) -> None:
     x, dt, A, B, C = inputs(2, 8, 2, 16, 16, device)
     x, B, C = x.half(), B.half(), C.half()
-    y, state = ssd_scan(x, dt, A, B, C)
+    y, state = ssd_one_chunk(x, dt, A, B, C)
     wide = (x.double(), dt.double(), A.double(), B.double(), C.double())
     expected_y, expected_state = ssd_recurrent(*wide)
     assert y.dtype == torch.float16
@@ -62,7 +66,7 @@ def test_half_precision_inputs_are_widened_first(device: torch.device) -> None:
 def test_only_what_it_can_do_is_given_to_it() -> None:
     x, _, _, B, _ = inputs(2, 8, 2, 16, 16, torch.device("cpu"))
     with torch.no_grad():
-        assert not can_scan(x, B)  # a CPU
+        assert not fits_one_chunk(x, B)  # a CPU
 
 
 @needs_gpu
@@ -71,11 +75,11 @@ class TestOnAGpu:
     def test_it_serves_short_sequences_without_gradients(self) -> None:
         x, _, _, B, _ = inputs(2, 8, 2, 16, 16, torch.device("cuda"))
         long = inputs(2, MAX_LENGTH + 1, 2, 16, 16, torch.device("cuda"))
-        assert not can_scan(x, B)
+        assert not fits_one_chunk(x, B)
         with torch.no_grad():
-            assert can_scan(x, B)
-            assert not can_scan(long[0], long[3])
-            assert not can_scan(x[..., :15], B)
+            assert fits_one_chunk(x, B)
+            assert not fits_one_chunk(long[0], long[3])
+            assert not fits_one_chunk(x[..., :15], B)
 
     def test_it_agrees_with_the_matrix_form_at_the_agents_size(self) -> None:
         arguments = inputs(1024, 8, 8, 128, 16, torch.device("cuda"))
