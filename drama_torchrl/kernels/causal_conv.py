@@ -19,17 +19,14 @@ from drama_torchrl.kernels.operands import FLOATS, flags_of, packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.processors import takes_ptx
 
-__all__ = ["MIN_LENGTH", "can_convolve", "causal_conv", "causal_conv_gradients"]
+__all__ = ["can_convolve", "causal_conv", "causal_conv_gradients"]
 
-# Shorter sequences are those of torch as long as the two have not been timed beside
-# each other.
-MIN_LENGTH = 257
-# Numbers of a tile, most steps in it, and warps of a program.
-_TILE, _MOST_ROWS, _WARPS = 2048, 32, 4
+# Most steps of a program, its channels and its warps.
+_MOST_ROWS, _BLOCK, _WARPS = 16, 256, 4
 
 
 def can_convolve(inputs: Tensor, past: Tensor | None, *parameters: Tensor) -> bool:
-    """Tells whether :func:`causal_conv` takes these and is the right form for them.
+    """Tells whether :func:`causal_conv` takes these.
 
     Args:
         inputs: ``[B, T, C]``.
@@ -41,7 +38,6 @@ def can_convolve(inputs: Tensor, past: Tensor | None, *parameters: Tensor) -> bo
         and past is None
         and inputs.is_cuda
         and inputs.dtype in FLOATS
-        and inputs.shape[1] >= MIN_LENGTH
         and all(t.dtype == torch.float32 for t in parameters)
         and inputs.numel() > 0
     )
@@ -124,7 +120,7 @@ def _rows(inputs: Tensor) -> int:
 def _grid(inputs: Tensor) -> tuple[int, int]:
     batch, length, channels = inputs.shape
     rows = _rows(inputs)
-    return batch * triton.cdiv(length, rows), triton.cdiv(channels, _TILE // rows)
+    return batch * triton.cdiv(length, rows), triton.cdiv(channels, _BLOCK)
 
 
 def _how(inputs: Tensor, weight: Tensor, is_init: Tensor | None) -> dict[str, Any]:
@@ -135,7 +131,7 @@ def _how(inputs: Tensor, weight: Tensor, is_init: Tensor | None) -> dict[str, An
         "RESETS": is_init is not None,
         "PTX": takes_ptx(inputs),
         "ROWS": _rows(inputs),
-        "BLOCK": _TILE // _rows(inputs),
+        "BLOCK": _BLOCK,
         "num_warps": _WARPS,
     }
 

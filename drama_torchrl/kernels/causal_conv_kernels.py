@@ -1,4 +1,9 @@
-"""Kernels of a causal depthwise convolution with its SiLU over a sequence."""
+"""Kernels of a causal depthwise convolution with its SiLU over a sequence.
+
+A program has a column of BLOCK channels and a span of ROWS steps, and loads all rows of
+it, and those that its neighbours share with it, before it computes: as a tile, each of
+its taps would be loaded again.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +31,19 @@ def causal_conv_kernel(
     BLOCK: tl.constexpr,
 ) -> None:
     """Convolves ROWS steps of BLOCK channels of one sequence: y [B, T, CHANNELS]."""
-    batch, time, channel = _tile(T, ROWS, BLOCK)
-    inputs += batch * by_batch
-    started += batch * T
+    batch, first, channel = _span(T, ROWS, BLOCK)
     exists = channel < CHANNELS
+    BEFORE: tl.constexpr = TAPS - 1
+    inputs += batch * by_batch + channel
+    u = _rows(inputs, first - BEFORE, T, exists, STEP, ROWS + BEFORE)
+    goes_on = _goes_on(started + batch * T, first - BEFORE, T, RESETS, ROWS + BEFORE)
     taps = _taps(weight, channel, exists, TAPS)
     offset = tl.load(bias + channel, mask=exists, other=0.0)
-    how: tl.constexpr = (STEP, TAPS, RESETS)
-    z = _convolved(inputs, taps, offset, started, time, channel, exists, T, how)
-    inside = (time < T)[:, None] & exists[None, :]
-    place = y + (batch * T + time)[:, None] * CHANNELS + channel[None, :]
-    tl.store(place, silu(z, PTX).to(y.dtype.element_ty), mask=inside)
+    y += (batch * T + first) * CHANNELS + channel
+    for row in tl.static_range(ROWS):
+        z = _convolved(u, goes_on, taps, offset, row, TAPS)
+        mask = exists & (first + row < T)
+        tl.store(y + row * CHANNELS, silu(z, PTX).to(y.dtype.element_ty), mask=mask)
 
 
 @jit
@@ -58,63 +65,62 @@ def causal_conv_gradients_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Gives dx of a tile, and its sums for dweight and dbias.
+    """Gives dx of ROWS steps, and their sums for dweight and dbias.
 
-    dx [B, T, CHANNELS]; partials [programs, TAPS + 1, CHANNELS], the last row of which
-    is that of the bias.
+    dx [B, T, CHANNELS]; partials [spans, TAPS + 1, CHANNELS], the last row of which is
+    that of the bias. The steps after the span belong to its dx alone.
     """
-    batch, time, channel = _tile(T, ROWS, BLOCK)
+    batch, first, channel = _span(T, ROWS, BLOCK)
     exists = channel < CHANNELS
-    inputs += batch * by_batch
-    started += batch * T
-    dy += batch * T * CHANNELS
+    BEFORE: tl.constexpr = TAPS - 1
+    COUNT: tl.constexpr = ROWS + 2 * BEFORE
+    inputs += batch * by_batch + channel
+    dy += batch * T * CHANNELS + channel
+    u = _rows(inputs, first - BEFORE, T, exists, STEP, COUNT)
+    dys = _rows(dy, first, T, exists, CHANNELS, ROWS + BEFORE)
+    goes_on = _goes_on(started + batch * T, first - BEFORE, T, RESETS, COUNT)
     taps = _taps(weight, channel, exists, TAPS)
     offset = tl.load(bias + channel, mask=exists, other=0.0)
-    how: tl.constexpr = (STEP, TAPS, RESETS)
+    dx += (batch * T + first) * CHANNELS + channel
+    dzs = ()
+    sums = ()
+    for _ in tl.static_range(TAPS + 1):
+        sums = sums + (tl.zeros([BLOCK], tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
+    for row in tl.static_range(ROWS + BEFORE):
+        z = _convolved(u, goes_on, taps, offset, row, TAPS)
+        dz = silu_gradient(dys[row].to(tl.float32), z, PTX)
+        dzs = dzs + (dz,)  # type: ignore[assignment]  # noqa: RUF005
+        if row < ROWS:
+            sums = _added(sums, u, goes_on, dz, row, TAPS)
+        if row >= BEFORE:
+            total = _gathered(dzs, goes_on, taps, row - BEFORE, TAPS)
+            mask = exists & (first + row - BEFORE < T)
+            place = dx + (row - BEFORE) * CHANNELS
+            tl.store(place, total.to(dx.dtype.element_ty), mask=mask)
     partials += tl.program_id(0).to(tl.int64) * ((TAPS + 1) * CHANNELS) + channel
-    total = tl.zeros([ROWS, BLOCK], tl.float32)
-    reached = time < T  # whether the step that many later still sees this one
-    for later in tl.static_range(TAPS):
-        now = time + later
-        if RESETS and later > 0:
-            flag = tl.load(started + now, mask=now < T, other=1)
-            reached = reached & (flag == 0)
-        reached = reached & (now < T)
-        z = _convolved(inputs, taps, offset, started, now, channel, exists, T, how)
-        place = dy + now[:, None] * CHANNELS + channel[None, :]
-        mask = reached[:, None] & exists[None, :]
-        dz = silu_gradient(tl.load(place, mask=mask, other=0.0).to(tl.float32), z, PTX)
-        total += dz * taps[TAPS - 1 - later][None, :]
-        if later == 0:
-            seen = time < T
-            for before in tl.static_range(TAPS):
-                seen = _still_seen(seen, started, time, before, T, RESETS)
-                u = _inputs_at(inputs, time - before, channel, seen, exists, STEP)
-                row = partials + (TAPS - 1 - before) * CHANNELS
-                tl.store(row, tl.sum(dz * u, 0), mask=exists)
-            tl.store(partials + TAPS * CHANNELS, tl.sum(dz, 0), mask=exists)
-    place = dx + (batch * T + time)[:, None] * CHANNELS + channel[None, :]
-    inside = (time < T)[:, None] & exists[None, :]
-    tl.store(place, total.to(dx.dtype.element_ty), mask=inside)
+    for before in tl.static_range(TAPS):
+        place = partials + (TAPS - 1 - before) * CHANNELS
+        tl.store(place, sums[before], mask=exists)
+    tl.store(partials + TAPS * CHANNELS, sums[TAPS], mask=exists)
 
 
 @jit
-def _tile(
+def _span(
     T: tl.tensor, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """The sequence, steps and channels of this program."""
-    tiles = tl.cdiv(T, ROWS)
-    batch = (tl.program_id(0) // tiles).to(tl.int64)
-    time = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
-    return batch, time, tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    """The sequence, first step and channels of this program."""
+    spans = tl.cdiv(T, ROWS)
+    batch = (tl.program_id(0) // spans).to(tl.int64)
+    first = tl.program_id(0) % spans * ROWS
+    return batch, first, tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
 
 
 @jit
 def _taps(
     weight: tl.tensor, channel: tl.tensor, exists: tl.tensor, TAPS: tl.constexpr
 ) -> tl.tuple:
-    """The weights of the channels, oldest first, for all that a program computes."""
-    taps = ()  # which Triton unpacks nowhere but in sums
+    """The weights of the channels, oldest first."""
+    taps = ()
     for tap in tl.static_range(TAPS):
         value = tl.load(weight + channel * TAPS + tap, mask=exists, other=0.0)
         taps = taps + (value,)  # type: ignore[assignment]  # noqa: RUF005
@@ -122,56 +128,98 @@ def _taps(
 
 
 @jit
+def _rows(
+    source: tl.tensor,
+    first: tl.tensor,
+    T: tl.tensor,
+    exists: tl.tensor,
+    STEP: tl.constexpr,
+    COUNT: tl.constexpr,
+) -> tl.tuple:
+    """COUNT rows of a sequence from its step ``first`` on, zero outside of it."""
+    rows = ()
+    for row in tl.static_range(COUNT):
+        time = first + row
+        mask = exists & (time >= 0) & (time < T)
+        value = tl.load(source + time * STEP, mask=mask, other=0.0)
+        rows = rows + (value,)  # type: ignore[assignment]  # noqa: RUF005
+    return rows
+
+
+@jit
+def _goes_on(
+    started: tl.tensor,
+    first: tl.tensor,
+    T: tl.tensor,
+    RESETS: tl.constexpr,
+    COUNT: tl.constexpr,
+) -> tl.tuple:
+    """Whether each of COUNT steps from ``first`` on sees the one before it."""
+    flags = ()
+    for row in tl.static_range(COUNT):
+        flag = True
+        if RESETS:
+            time = first + row
+            inside = (time >= 0) & (time < T)
+            flag = tl.load(started + time, mask=inside, other=1) == 0
+        flags = flags + (flag,)  # type: ignore[assignment]  # noqa: RUF005
+    return flags
+
+
+@jit
 def _convolved(
-    inputs: tl.tensor,
+    u: tl.tuple,
+    goes_on: tl.tuple,
     taps: tl.tuple,
     offset: tl.tensor,
-    started: tl.tensor,
-    time: tl.tensor,
-    channel: tl.tensor,
-    exists: tl.tensor,
-    T: tl.tensor,
-    how: tl.constexpr,
+    row: tl.constexpr,
+    TAPS: tl.constexpr,
 ) -> tl.tensor:
     """Computes bias + Σ_k weight_k u_{t-K+1+k} in float32, what SiLU is taken of."""
-    STEP: tl.constexpr = how[0]
-    TAPS: tl.constexpr = how[1]
-    RESETS: tl.constexpr = how[2]
-    z = offset[None, :] + tl.zeros([time.shape[0], 1], tl.float32)
-    seen = time < T
+    NOW: tl.constexpr = row + TAPS - 1
+    z = offset
+    seen = True
     for before in tl.static_range(TAPS):
-        seen = _still_seen(seen, started, time, before, T, RESETS)
-        u = _inputs_at(inputs, time - before, channel, seen, exists, STEP)
-        z += u * taps[TAPS - 1 - before][None, :]
+        seen_u = tl.where(seen, u[NOW - before].to(tl.float32), 0.0)
+        z += seen_u * taps[TAPS - 1 - before]
+        seen = seen & goes_on[NOW - before]
     return z
 
 
 @jit
-def _still_seen(
-    seen: tl.tensor,
-    started: tl.tensor,
-    time: tl.tensor,
-    before: tl.constexpr,
-    T: tl.tensor,
-    RESETS: tl.constexpr,
-) -> tl.tensor:
-    """Tells whether steps see what was that much before, if they see one step less."""
-    if RESETS and before > 0:
-        after = time - before + 1
-        flag = tl.load(started + after, mask=(after >= 0) & (after < T), other=1)
-        seen = seen & (flag == 0)
-    return seen & (time >= before)
+def _added(
+    sums: tl.tuple,
+    u: tl.tuple,
+    goes_on: tl.tuple,
+    dz: tl.tensor,
+    row: tl.constexpr,
+    TAPS: tl.constexpr,
+) -> tl.tuple:
+    """Adds what a step's dz contributes to dweight, youngest tap first, and dbias."""
+    NOW: tl.constexpr = row + TAPS - 1
+    grown = ()
+    seen = True
+    for before in tl.static_range(TAPS):
+        seen_u = tl.where(seen, u[NOW - before].to(tl.float32), 0.0)
+        grown = grown + (sums[before] + dz * seen_u,)  # type: ignore[assignment]  # noqa: RUF005
+        seen = seen & goes_on[NOW - before]
+    return grown + (sums[TAPS] + dz,)  # noqa: RUF005
 
 
 @jit
-def _inputs_at(
-    inputs: tl.tensor,
-    time: tl.tensor,
-    channel: tl.tensor,
-    seen: tl.tensor,
-    exists: tl.tensor,
-    STEP: tl.constexpr,
+def _gathered(
+    dzs: tl.tuple,
+    goes_on: tl.tuple,
+    taps: tl.tuple,
+    row: tl.constexpr,
+    TAPS: tl.constexpr,
 ) -> tl.tensor:
-    place = inputs + time[:, None] * STEP + channel[None, :]
-    u = tl.load(place, mask=seen[:, None] & exists[None, :], other=0.0)
-    return u.to(tl.float32)
+    """Computes dx = Σ_k weight_{K-1-k} dz_{t+k} of the steps that see this one."""
+    NOW: tl.constexpr = row + TAPS - 1
+    total = dzs[row] * taps[TAPS - 1]
+    seen = True
+    for later in tl.static_range(1, TAPS):
+        seen = seen & goes_on[NOW + later]
+        seen_dz = tl.where(seen, dzs[row + later], 0.0)
+        total += seen_dz * taps[TAPS - 1 - later]
+    return total

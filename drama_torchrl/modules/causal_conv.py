@@ -38,8 +38,8 @@ def causal_conv(
     """Convolve a sequence; ``dtype`` is that of y.
 
     A sum of shifted products, with episode starts as masks on its terms: it fuses where
-    a depthwise cuDNN convolution is slow. On a GPU one kernel takes long sequences that
-    have no past.
+    a depthwise cuDNN convolution is slow. On a GPU one kernel takes sequences that have
+    no past.
 
     Example:
         >>> weight, bias = torch.tensor([[1.0, -1.0]]), torch.zeros(1)
