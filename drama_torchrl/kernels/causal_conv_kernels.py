@@ -111,7 +111,7 @@ def _span(
     """The sequence, first step and channels of this program."""
     spans = tl.cdiv(T, ROWS)
     batch = (tl.program_id(0) // spans).to(tl.int64)
-    first = tl.program_id(0) % spans * ROWS
+    first = (tl.program_id(0) % spans * ROWS).to(tl.int64)
     return batch, first, tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
 
 
