@@ -21,8 +21,9 @@ from drama_torchrl.kernels.processors import takes_ptx
 
 __all__ = ["can_convolve", "causal_conv", "causal_conv_gradients"]
 
-# Most steps of a program, its channels and its warps.
-_MOST_ROWS, _BLOCK, _WARPS = 16, 256, 4
+# Most steps of a program, its channels and its warps: for 16 sequences of 128 steps the
+# fastest of a few on an H200, 4 µs forward and 15 µs backward.
+_MOST_ROWS, _BLOCK, _WARPS = 8, 128, 2
 
 
 def can_convolve(inputs: Tensor, past: Tensor | None, *parameters: Tensor) -> bool:
