@@ -122,7 +122,8 @@ def test_the_kernel_and_torch_read_the_same() -> None:
 
 def test_writing_and_drawing_wait_for_no_busy_device() -> None:
     buffer = make_buffer(host_storage(8), windows=3, window=2)
-    buffer.extend(transitions(0, 4))
+    buffer.extend(transitions(0, 3))
+    buffer.extend(transitions(3, 4))
     for _ in range(16):  # memory of several batches, and each kernel
         buffer.sample()
     torch.cuda.synchronize()
