@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from benchmarks.floor import PARTS
 from benchmarks.speed_tables import (
@@ -160,8 +159,9 @@ def _finish(axes: Axes, title: str, xlabel: str, measured: Iterable[float]) -> N
     axes.set_yscale("log")
     axes.set_xticks(list(measured), [f"{x:g}" for x in measured], rotation=40)
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(_twos_and_fives)
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title(title, loc="left", fontsize="medium")
     axes.set_xlabel(xlabel)
     axes.spines[["top", "right"]].set_visible(False)
@@ -169,8 +169,3 @@ def _finish(axes: Axes, title: str, xlabel: str, measured: Iterable[float]) -> N
     axes.legend(
         loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small"
     )
-
-
-def _twos_and_fives(value: float, position: float) -> str:  # noqa: ARG001
-    leading = round(value / 10 ** math.floor(math.log10(value)))
-    return f"{value:g}" if leading in (2, 5) else ""

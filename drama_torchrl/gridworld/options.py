@@ -77,7 +77,7 @@ class StudyOptions(Options):
     """Heads of `transformer`."""
     batch: int = option(16, at_least(1))
     """Sequences B of an update."""
-    learning_rate: float = option(1e-3, POSITIVE)
+    learning_rate: float = option(3e-4, POSITIVE)
     """Of Adam."""
     warmup: int = option(100, at_least(0))
     """Updates over which it rises linearly."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from drama_torchrl.gridworld.study import Row
 from drama_torchrl.gridworld.tables import NAMES, PAPER, peak_gb_of
@@ -57,7 +57,7 @@ def draw_memory(rows: Sequence[Row]) -> Figure:
 def _panels(rows: Sequence[Row]) -> tuple[Figure, list[Axes]]:
     """One for time, one for memory if any row has it, one for errors."""
     count = 3 if any(peak_gb_of(row) is not None for row in rows) else 2
-    figure = Figure(figsize=(4.2 * count + 0.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * count + 1.6, 3.6), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False).flat)
 
 
@@ -107,6 +107,12 @@ def _finish(
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[:-1]:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     panels[-1].set_ylim(-3, 103)
-    if panels[0].get_legend_handles_labels()[0]:
-        panels[0].legend(frameon=False, fontsize="small")
+    handles, names = panels[0].get_legend_handles_labels()
+    if handles:
+        legend = panels[-1].legend(handles, names, frameon=False, fontsize="small")
+        legend.set_loc("center left")
+        legend.set_bbox_to_anchor((1, 0.5))
