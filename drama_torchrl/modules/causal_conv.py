@@ -48,7 +48,8 @@ def causal_conv(
         (tensor([ 0.0000, -0.2384]), tensor([2.]))
     """
     length, before = inputs.shape[1], weight.shape[1] - 1
-    recent = _recent(inputs, past, before, is_init)
+    episode = None if is_init is None else F.pad(is_init.cumsum(1), (before, 0))
+    recent = _recent(inputs, past, before, episode)
     if sequence_kernels.can_convolve(inputs, past, weight, bias):
         options = {"is_init": is_init, "dtype": dtype or weight.dtype}
         return sequence_kernels.causal_conv(inputs, weight, bias, **options), recent
@@ -57,22 +58,23 @@ def causal_conv(
         window = F.pad(inputs, (0, 0, before, 0))
     else:
         window = torch.cat([past.to(weight.dtype).transpose(1, 2), inputs], dim=1)
-    if is_init is not None:
-        episode = F.pad(is_init.cumsum(1), (before, 0)).unsqueeze(-1)
-        now = episode[:, before:]
     total = window[:, before:] * weight[:, before] + bias
     for tap in range(before):
         tapped = window[:, tap : tap + length]
-        if is_init is not None:
-            tapped = tapped.masked_fill(episode[:, tap : tap + length] != now, 0.0)
+        if episode is not None:
+            ended = episode[:, tap : tap + length] != episode[:, before:]
+            tapped = tapped.masked_fill(ended.unsqueeze(-1), 0.0)
         total = total + tapped * weight[:, tap]
     return F.silu(total).to(dtype or total.dtype), recent
 
 
 def _recent(
-    inputs: Tensor, past: Tensor | None, count: int, is_init: Tensor | None
+    inputs: Tensor, past: Tensor | None, count: int, episode: Tensor | None
 ) -> Tensor:
-    """The last inputs [B, C, count], as the step after the sequence sees them."""
+    """The last inputs [B, C, count], as the step after the sequence sees them.
+
+    Episodes [B, count + T] are numbered, those of the inputs before it, too.
+    """
     length = inputs.shape[1]
     recent, missing = inputs[:, max(length - count, 0) :], max(count - length, 0)
     if past is None or not missing:
@@ -80,10 +82,9 @@ def _recent(
     else:
         earlier = past[..., length:].to(inputs.dtype).transpose(1, 2)
         recent = torch.cat([earlier, recent], dim=1)
-    if is_init is not None:
-        episode = F.pad(is_init.cumsum(1), (count, 0))[:, length:, None]
-        ended = episode != is_init.sum(1)[:, None, None]
-        recent = recent.masked_fill(ended, 0.0)
+    if episode is not None:
+        ended = episode[:, length:] != episode[:, -1:]
+        recent = recent.masked_fill(ended.unsqueeze(-1), 0.0)
     # Channels are neighbours in memory: the next step reads whole rows of them.
     return recent.contiguous().transpose(1, 2)
 
