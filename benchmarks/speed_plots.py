@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from benchmarks.floor import PARTS
 from benchmarks.speed_tables import (
@@ -16,6 +16,7 @@ from benchmarks.speed_tables import (
     measured_modes,
 )
 from drama_torchrl.gridworld.tables import NAMES
+from drama_torchrl.report.plots import label_decades
 
 __all__ = [
     "draw_dynamics",
@@ -159,9 +160,7 @@ def _finish(axes: Axes, title: str, xlabel: str, measured: Iterable[float]) -> N
     axes.set_yscale("log")
     axes.set_xticks(list(measured), [f"{x:g}" for x in measured], rotation=40)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    label_decades(axes.yaxis)
     axes.set_title(title, loc="left", fontsize="medium")
     axes.set_xlabel(xlabel)
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,10 +7,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from drama_torchrl.gridworld.study import Row
 from drama_torchrl.gridworld.tables import NAMES, PAPER, peak_gb_of
+from drama_torchrl.report.plots import label_decades
 
 __all__ = ["draw_grid_world", "draw_memory"]
 
@@ -107,9 +108,7 @@ def _finish(
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[:-1]:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        label_decades(axes.yaxis)
     panels[-1].set_ylim(-3, 103)
     handles, names = panels[0].get_legend_handles_labels()
     if handles:

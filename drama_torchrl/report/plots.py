@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from drama_torchrl.record.curve import running_means
 from drama_torchrl.report.measures import (
@@ -30,7 +31,13 @@ from drama_torchrl.report.statistics import (
 )
 from drama_torchrl.report.variants import Variant
 
-__all__ = ["average_curves", "draw_learning_curves", "draw_profiles", "to_png"]
+__all__ = [
+    "average_curves",
+    "draw_learning_curves",
+    "draw_profiles",
+    "label_decades",
+    "to_png",
+]
 
 _COLUMNS = 4
 _PAPER = "C1"
@@ -115,6 +122,24 @@ def draw_profiles(variants: Sequence[Variant]) -> Figure:
         panels[0].set_ylabel("share of runs above τ")
         panels[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def label_decades(axis: Axis) -> None:
+    """Number a logarithmic axis at 1, 2 and 5 of each decade, without exponents.
+
+    Args:
+        axis: its ticks are set.
+
+    Example:
+        >>> axes = Figure().subplots()
+        >>> axes.set_yscale("log")
+        >>> label_decades(axes.yaxis)
+        >>> axes.yaxis.get_major_formatter().format_data(0.2)
+        '0.2'
+    """
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def to_png(figure: Figure) -> bytes:
