@@ -41,7 +41,8 @@ def causal_conv_kernel(
     offset = tl.load(bias + channel, mask=exists, other=0.0)
     y += (batch * T + first) * CHANNELS + channel
     for row in tl.static_range(ROWS):
-        z = _convolved(u, goes_on, taps, offset, row, TAPS)
+        window = _window(u, goes_on, row, TAPS)
+        z = _convolved(window, taps, offset, TAPS)
         mask = exists & (first + row < T)
         tl.store(y + row * CHANNELS, silu(z, PTX).to(y.dtype.element_ty), mask=mask)
 
@@ -87,21 +88,20 @@ def causal_conv_gradients_kernel(
     for _ in tl.static_range(TAPS + 1):
         sums = sums + (tl.zeros([BLOCK], tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
     for row in tl.static_range(ROWS + BEFORE):
-        z = _convolved(u, goes_on, taps, offset, row, TAPS)
+        window = _window(u, goes_on, row, TAPS)
+        z = _convolved(window, taps, offset, TAPS)
         dz = silu_gradient(dys[row].to(tl.float32), z, PTX)
         dzs = dzs + (dz,)  # type: ignore[assignment]  # noqa: RUF005
         if row < ROWS:
-            sums = _added(sums, u, goes_on, dz, row, TAPS)
+            sums = _added(sums, window, dz, TAPS)
         if row >= BEFORE:
             total = _gathered(dzs, goes_on, taps, row - BEFORE, TAPS)
             mask = exists & (first + row - BEFORE < T)
             place = dx + (row - BEFORE) * CHANNELS
             tl.store(place, total.to(dx.dtype.element_ty), mask=mask)
     partials += tl.program_id(0).to(tl.int64) * ((TAPS + 1) * CHANNELS) + channel
-    for before in tl.static_range(TAPS):
-        place = partials + (TAPS - 1 - before) * CHANNELS
-        tl.store(place, sums[before], mask=exists)
-    tl.store(partials + TAPS * CHANNELS, sums[TAPS], mask=exists)
+    for tap in tl.static_range(TAPS + 1):
+        tl.store(partials + tap * CHANNELS, sums[tap], mask=exists)
 
 
 @jit
@@ -167,42 +167,42 @@ def _goes_on(
 
 
 @jit
-def _convolved(
+def _window(
     u: tl.tuple,
     goes_on: tl.tuple,
-    taps: tl.tuple,
-    offset: tl.tensor,
     row: tl.constexpr,
     TAPS: tl.constexpr,
-) -> tl.tensor:
-    """Computes bias + Σ_k weight_k u_{t-K+1+k} in float32, what SiLU is taken of."""
+) -> tl.tuple:
+    """What a step sees, in float32: its input and those before, oldest first."""
     NOW: tl.constexpr = row + TAPS - 1
-    z = offset
+    window = ()
     seen = True
     for before in tl.static_range(TAPS):
-        seen_u = tl.where(seen, u[NOW - before].to(tl.float32), 0.0)
-        z += seen_u * taps[TAPS - 1 - before]
+        value = tl.where(seen, u[NOW - before].to(tl.float32), 0.0)
+        window = (value,) + window  # type: ignore[assignment]  # noqa: RUF005
         seen = seen & goes_on[NOW - before]
+    return window
+
+
+@jit
+def _convolved(
+    window: tl.tuple, taps: tl.tuple, offset: tl.tensor, TAPS: tl.constexpr
+) -> tl.tensor:
+    """Computes bias + Σ_k weight_k u_{t-K+1+k} in float32, what SiLU is taken of."""
+    z = offset
+    for tap in tl.static_range(TAPS):
+        z += window[tap] * taps[tap]
     return z
 
 
 @jit
 def _added(
-    sums: tl.tuple,
-    u: tl.tuple,
-    goes_on: tl.tuple,
-    dz: tl.tensor,
-    row: tl.constexpr,
-    TAPS: tl.constexpr,
+    sums: tl.tuple, window: tl.tuple, dz: tl.tensor, TAPS: tl.constexpr
 ) -> tl.tuple:
-    """Adds what a step's dz contributes to dweight, youngest tap first, and dbias."""
-    NOW: tl.constexpr = row + TAPS - 1
+    """Adds what a step's dz contributes to dweight, oldest tap first, and dbias."""
     grown = ()
-    seen = True
-    for before in tl.static_range(TAPS):
-        seen_u = tl.where(seen, u[NOW - before].to(tl.float32), 0.0)
-        grown = grown + (sums[before] + dz * seen_u,)  # type: ignore[assignment]  # noqa: RUF005
-        seen = seen & goes_on[NOW - before]
+    for tap in tl.static_range(TAPS):
+        grown = grown + (sums[tap] + dz * window[tap],)  # type: ignore[assignment]  # noqa: RUF005
     return grown + (sums[TAPS] + dz,)  # noqa: RUF005
 
 
