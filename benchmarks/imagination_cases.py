@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
@@ -83,13 +83,11 @@ class Rollout:
     def reference(self) -> TensorDictBase:
         """TorchRL's rollout of the same environment and policy."""
         with set_exploration_type(ExplorationType.RANDOM):
-            batch_size = self.context.shape[:1]
-            start = TensorDict(context=self.context, batch_size=batch_size)
             return self.env.rollout(
                 self.horizon,
                 self.actor,
                 auto_reset=False,
-                tensordict=self.env.reset(start).exclude("context"),
+                tensordict=self.env.reset(context=self.context),
                 break_when_any_done=False,
             )
 

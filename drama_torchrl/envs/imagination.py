@@ -24,18 +24,20 @@ _STATE = ("latent", "belief")
 class ImaginationEnv(ModelBasedEnvBase):
     """Act inside a :class:`~drama_torchrl.modules.WorldModel` (Drama section 2.3).
 
-    ``reset`` takes real transitions under ``"context"`` and runs them in parallel:
-    their frames are encoded, the beliefs follow, and the first imagined latent is
-    drawn from the prior after the last of them. ``step`` then costs O(1) whatever
-    the length of the context.
+    ``reset(context=batch)`` takes real transitions ``[N, C]`` and runs them in
+    parallel: their frames are encoded, the beliefs follow, and the first imagined
+    latent is drawn from the prior after the last of them. A tensordict of batch size
+    ``[N]`` with the batch under ``"context"`` does the same, but not in a
+    ``TransformedEnv``, which hides from ``reset`` what it does not know. ``step`` then
+    costs O(1) whatever the length of the context.
 
     The recurrent state lives in the environment, not in the tensordicts: a
     ``rollout`` would otherwise stack it twice for every step (5.4 GB at the
     paper's sizes). So a step continues the last reset or step and nothing else. Under
     autocast it is kept in autocast's dtype: its bytes are most of what a step moves.
     Predicted terminations stay in ``("next", "terminated")`` and stop no rollout that
-    is called with ``break_when_any_done=False``. Gradients are off and modules
-    evaluate.
+    is called with ``break_when_any_done=False``: where a wrapper asks for a reset of
+    what has ended, imagination goes on. Gradients are off and modules evaluate.
 
     Args:
         world_model: the model to imagine with; it stays the caller's. It reads the
@@ -44,8 +46,9 @@ class ImaginationEnv(ModelBasedEnvBase):
         num_actions: number A of actions.
 
     Raises:
-        ValueError: if the context lacks its time dimension, or if a step's batch
-            size is not that of the last reset.
+        ValueError: if a reset with a tensordict finds no context, if the context lacks
+            its time dimension, or if a step's batch size is not that of the last
+            reset.
 
     Example:
         >>> import torch
@@ -58,7 +61,7 @@ class ImaginationEnv(ModelBasedEnvBase):
         ...     action=torch.zeros(4, 8, 6),
         ...     batch_size=[4, 8],
         ... )
-        >>> start = env.reset(TensorDict(context=context, batch_size=[4]))
+        >>> start = env.reset(context=context)
         >>> start["belief"].shape
         torch.Size([4, 128])
     """
@@ -66,6 +69,7 @@ class ImaginationEnv(ModelBasedEnvBase):
     def __init__(self, world_model: WorldModel, num_actions: int) -> None:
         device = next(world_model.parameters()).device
         super().__init__(world_model, device=device, allow_done_after_reset=True)
+        self._state: TensorDictBase | None = None
         self._recurrent_state: TensorDict | None = None
         state = {
             "latent": Unbounded((world_model.latent_dim,), device=device),
@@ -88,30 +92,46 @@ class ImaginationEnv(ModelBasedEnvBase):
 
     @torch.no_grad()
     def _reset(
-        self, tensordict: TensorDictBase | None = None, **kwargs: Any
+        self,
+        tensordict: TensorDictBase | None = None,
+        *,
+        context: TensorDictBase | None = None,
+        **kwargs: Any,
     ) -> TensorDictBase:
         del kwargs
-        shape = self.batch_size if tensordict is None else tensordict.shape
-        context = None if tensordict is None else tensordict.get("context", None)
+        if context is None and tensordict is not None:
+            context = tensordict.get("context", None)
         with evaluating(self.world_model):
-            if context is None:
-                return self._blank_start(shape)
-            if context.ndim != len(shape) + 1:
+            if context is not None:
+                shape = context.shape[:1] if tensordict is None else tensordict.shape
+                self._state, self._recurrent_state = self._look_from(shape, context)
+            elif tensordict is None:
+                self._state, self._recurrent_state = self._blank_start(self.batch_size)
+            elif self._state is None or "_reset" not in tensordict:
                 raise ValueError(
-                    'ImaginationEnv.reset expects "context" of batch size '
-                    f"[{', '.join(map(str, shape))}, time], got "
-                    f"{list(context.shape)}; pass real transitions as "
-                    "TensorDict(context=batch, batch_size=[N]) with batch [N, C]."
+                    'ImaginationEnv.reset expects real transitions under "context", '
+                    f"got {sorted(map(str, tensordict.keys()))}; pass them as "
+                    "reset(context=batch), in a TransformedEnv too."
                 )
-            start, self._recurrent_state = self.look(context)
-        return self.full_done_spec.zero(shape).update(start)
+        return self.full_done_spec.zero(self._state.shape).update(self._state)
 
-    def _blank_start(self, shape: torch.Size) -> TensorDictBase:
-        self._recurrent_state = self.world_model.initial_state(shape.numel())
+    def _look_from(
+        self, shape: torch.Size, context: TensorDictBase
+    ) -> tuple[TensorDictBase, TensorDict]:
+        if context.ndim != len(shape) + 1:
+            raise ValueError(
+                'ImaginationEnv.reset expects "context" of batch size '
+                f"[{', '.join(map(str, shape))}, time], got "
+                f"{list(context.shape)}; pass real transitions [N, C] as "
+                "reset(context=batch)."
+            )
+        return self.look(context)
+
+    def _blank_start(self, shape: torch.Size) -> tuple[TensorDictBase, TensorDict]:
         belief = torch.zeros(*shape, self.world_model.belief_dim, device=self.device)
         start = TensorDict({"belief": belief}, batch_size=shape)
         start.set("latent", self.world_model.draw_prior(belief))
-        return self.full_done_spec.zero(shape).update(start)
+        return start, self.world_model.initial_state(shape.numel())
 
     @torch.no_grad()
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -125,8 +145,9 @@ class ImaginationEnv(ModelBasedEnvBase):
         state = tensordict.select(*_STATE, "action").reshape(memory.shape)
         with evaluating(self.world_model):
             following, self._recurrent_state = self.advance(state, memory)
-            following.update(self.outcomes(following))
-        return following.reshape(tensordict.shape)
+            self._state = following.reshape(tensordict.shape)
+            outcomes = self.outcomes(following).reshape(tensordict.shape)
+        return self._state.copy().update(outcomes)
 
     def look(self, context: TensorDictBase) -> tuple[TensorDictBase, TensorDict]:
         """Run real transitions ``[N, C]`` through the world model, in its mode.

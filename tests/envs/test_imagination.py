@@ -8,7 +8,13 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torchrl.envs import ExplorationType, check_env_specs, set_exploration_type
+from torchrl.envs import (
+    ExplorationType,
+    StepCounter,
+    TransformedEnv,
+    check_env_specs,
+    set_exploration_type,
+)
 
 from drama_torchrl.config import load_config
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
@@ -300,6 +306,58 @@ class TestReset:
         torch.testing.assert_close(start_of(env, contexts)["belief"], belief)
 
 
+class TestWrapped:
+    """Under a TransformedEnv, whose reset knows of the keys of the specs alone."""
+
+    @pytest.fixture
+    def ending(self, world_model: WorldModel) -> WorldModel:
+        with torch.no_grad():  # every step is taken for the end
+            world_model.get_parameter("termination_head.net.3.bias").fill_(100.0)
+        return world_model
+
+    def test_it_starts_where_the_context_ended(self, env: ImaginationEnv) -> None:
+        wrapped = TransformedEnv(env, StepCounter())
+        contexts = context()
+        torch.manual_seed(1)
+        bare = start_of(env, contexts)
+        torch.manual_seed(1)
+        start = wrapped.reset(context=contexts)
+        assert torch.equal(start["belief"], bare["belief"])
+        assert torch.equal(start["latent"], bare["latent"])
+
+    def test_a_context_that_is_hidden_from_it_is_missed(
+        self, env: ImaginationEnv
+    ) -> None:
+        wrapped = TransformedEnv(env, StepCounter())
+        with pytest.raises(ValueError, match=r"reset\(context=batch\)"):
+            wrapped.reset(TensorDict(context=context(), batch_size=[N]))
+
+    def test_what_has_ended_goes_on_as_without_it(
+        self, ending: WorldModel, actor: ProbabilisticTensorDictSequential
+    ) -> None:
+        rollouts = []
+        for wrap in (False, True):
+            env = ImaginationEnv(ending, ACTIONS)
+            env = TransformedEnv(env, StepCounter()) if wrap else env
+            torch.manual_seed(1)
+            rollout = env.rollout(
+                HORIZON,
+                actor,
+                auto_reset=False,
+                tensordict=env.reset(context=context()),
+                break_when_any_done=False,
+            )
+            assert rollout["next", "terminated"].all()
+            rollouts.append(rollout)
+        bare, wrapped = rollouts
+        for key in ("action", ("next", "reward"), ("next", "terminated")):
+            assert torch.equal(wrapped[key], bare[key])
+        for key in ("latent", "belief"):
+            assert torch.equal(wrapped[key], bare[key])
+            assert torch.equal(wrapped["next", key], bare["next", key])
+        assert (wrapped["next", "step_count"] == 1).all()  # it counts anew
+
+
 class TestSpecs:
     def test_specs_are_right_without_a_batch(self, env: ImaginationEnv) -> None:
         check_env_specs(env)
@@ -407,6 +465,12 @@ class TestErrors:
         flat = context()[:, 0]
         with pytest.raises(ValueError, match=r"batch size \[5, time\], got \[5\]"):
             start_of(env, flat)
+
+    def test_a_batch_that_is_not_named_context_is_explained(
+        self, env: ImaginationEnv
+    ) -> None:
+        with pytest.raises(ValueError, match=r"context.*got \['action', "):
+            env.reset(context())
 
     def test_a_step_before_any_reset_is_explained(self, env: ImaginationEnv) -> None:
         root = TensorDict(
