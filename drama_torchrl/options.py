@@ -99,7 +99,7 @@ class ReplayConfig(Options):
     temperature: float = option(10.0, POSITIVE)
     """Temperature τ of the frequency-based draws, in visits. Section 2.4."""
     ratio: float = option(64.0, POSITIVE)
-    """Imagination visits ρ that one model visit allows. Section 2.4."""
+    """Imagination visits ρ that one model visit allows, N/B. Section 2.4."""
     model_batch: int = option(16, at_least(1))
     """Windows B in one world-model update. Section 2.2.2."""
     model_window: int = option(128, at_least(2))

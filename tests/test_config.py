@@ -250,6 +250,12 @@ def test_override_takes_effect(overrides, read) -> None:  # type: ignore[no-unty
     assert read(load_config("xs", overrides))
 
 
+@pytest.mark.parametrize("preset", ["quick", "s", "xs"])
+def test_what_imagination_may_use_up_is_what_it_draws(preset: str) -> None:
+    replay = load_config(preset).replay
+    assert replay.ratio == replay.imagination_batch / replay.model_batch
+
+
 def test_preset_among_the_overrides_wins() -> None:
     config = load_config("s", ["seed=1", "preset=quick"])
     assert config == load_config("quick", ["seed=1"])

@@ -45,6 +45,8 @@ def unimix(logits: Tensor, ratio: float) -> Tensor:
         tensor([[0.7500, 0.2500]])
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    if ratio == 0:  # no share keeps a class from the logarithm of zero
+        return torch.log_softmax(logits, -1)
     probs = torch.softmax(logits, -1)
     return torch.log((1.0 - ratio) * probs + ratio / logits.shape[-1])
 
@@ -161,7 +163,8 @@ class SymlogTwoHot(nn.Module):
 
     encode: y = symlog(x) spread over its two neighbouring bins; decode:
     x̂ = symexp(Σ_i p_i b_i) (arXiv:2301.04104, section "Critic learning", with
-    the bins laid in symlog space).
+    the bins laid in symlog space). So the mean is taken in symlog space: what is
+    uncertain decodes to less than its expectation (decision D32).
 
     Args:
         num_bins: number of bins, at least 2.
@@ -194,7 +197,7 @@ class SymlogTwoHot(nn.Module):
         )
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Decode logits ``[..., num_bins]`` to expected scalars ``[..., 1]``."""
+        """Decode logits ``[..., num_bins]`` to scalars ``[..., 1]``."""
         return symexp(two_hot_decode(logits.float(), self.bins)).unsqueeze(-1)
 
     def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:

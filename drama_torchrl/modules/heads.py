@@ -91,7 +91,7 @@ class RewardHead(nn.Module):
         return self.net(belief)
 
     def decode(self, logits: Tensor) -> Tensor:
-        """Map reward logits ``[..., num_bins]`` to expected rewards ``[..., 1]``."""
+        """Map reward logits ``[..., num_bins]`` to rewards ``[..., 1]``."""
         return self.two_hot(logits)
 
 
@@ -201,7 +201,7 @@ class Critic(nn.Module):
         _orthogonal_init(self.net, 2.0**0.5, 1e-3)
 
     def forward(self, latent: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``[..., K·M]`` and ``[..., D]`` to logits and expected values.
+        """Map ``[..., K·M]`` and ``[..., D]`` to logits and values.
 
         Returns:
             Logits ``[..., num_bins]`` and values ``[..., 1]``, both float32.

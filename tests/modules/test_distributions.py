@@ -66,9 +66,12 @@ class TestUnimix:
         exact = unimix(logits.double(), 0.01)
         torch.testing.assert_close(mixed.double(), exact, atol=1e-6, rtol=1e-6)
 
-    def test_extreme_logits_keep_values_and_gradients_finite(self) -> None:
+    @pytest.mark.parametrize("ratio", [0.0, 0.01])
+    def test_extreme_logits_keep_values_and_gradients_finite(
+        self, ratio: float
+    ) -> None:
         logits = torch.tensor([[1e30, -1e30, 0.0]], requires_grad=True)
-        log_probs = unimix(logits, 0.01)
+        log_probs = unimix(logits, ratio)
         log_probs.sum().backward()
         assert log_probs.isfinite().all()
         assert logits.grad is not None
