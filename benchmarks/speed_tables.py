@@ -153,6 +153,7 @@ def recipe_tables(report: Report) -> list[Table]:
     title = "The whole recipe" + ("" if compiled else ", without compilation")
     title += "".join(_VARIANTS.get(option, "") for option in report["options"])
     title += _STARTS.get(report["compile_cache"], "")
+    title += f" ({report['provenance']['device']}, steps {row[0]})"
     table = Table(title, note, [*header, "first trained step s"], [row])
     return [table]
 

@@ -375,7 +375,8 @@ def test_all_measurements_come_in_one_order(tmp_path: Path) -> None:
     assert titles == [
         "## A training step",
         "## Modes of a step",
-        "## The whole recipe, without compilation, a cold start",
+        "## The whole recipe, without compilation, a cold start "
+        "(NVIDIA H200, steps 2000 to 12000)",
         "## One run on several GPUs",
         "## Imagination by size",
         "## Dynamics, training, graphs",
