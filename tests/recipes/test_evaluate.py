@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from drama_torchrl.config import ConfigError
+from drama_torchrl.config import ConfigError, config_from_dict
 from drama_torchrl.record.checkpoint import CheckpointError
 from drama_torchrl.record.run_directory import RunDirectory
 from recipes.evaluate import load_agent, main
 from tests.reference.tiny_run import STEPS
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -34,8 +39,10 @@ def scores_of(run: Path, *options: str) -> dict[str, Any]:
 def test_it_writes_scores_and_a_film(run: Path) -> None:
     main([str(run), "env.max_frames=40"])
     written = json.loads((run / "evaluation.json").read_text())
-    assert set(written) == {"game", "steps", "sampled", "greedy", "provenance"}
-    assert (written["game"], written["steps"]) == ("Alien", STEPS)
+    assert (written["game"], written["preset"]) == ("Alien", "quick")
+    assert (written["seed"], written["steps"]) == (0, STEPS)
+    assert config_from_dict(written["config"]).env.max_frames == 40
+    assert written["provenance"]["commit"]
     for name in ("sampled", "greedy"):
         assert set(written[name]) == {
             "episodes",
@@ -57,10 +64,27 @@ def test_twice_gives_the_same_and_another_seed_gives_other_episodes(run: Path) -
     assert scores_of(run, *options, "seed=3") != first
 
 
+def test_another_way_of_acting_has_files_of_its_own(run: Path) -> None:
+    short = ("env.max_frames=40", "evaluation.greedy_episodes=0")
+    own = main([str(run), *short, "acting.memory=carried"])
+    film = (run / "films" / "episode.gif").read_bytes()
+    other = main([str(run), *short, "acting.latent=prior", "acting.memory=window"])
+    name = "latent=prior-memory=window"
+    for file, scores in (("evaluation", own), (f"evaluation-{name}", other)):
+        assert json.loads((run / f"{file}.json").read_text()) == scores
+    assert own["config"]["acting"]["latent"] == "posterior"
+    assert other["config"]["acting"]["latent"] == "prior"
+    assert sorted(path.name for path in (run / "films").iterdir()) == [
+        f"episode-{name}.gif",
+        "episode.gif",
+    ]
+    assert (run / "films" / "episode.gif").read_bytes() == film
+
+
 def test_the_agent_is_the_one_that_was_saved(run: Path) -> None:
-    _, agent, steps = load_agent(RunDirectory(run), ["execution.device=cpu"])
+    _, agent, state = load_agent(RunDirectory(run), ["execution.device=cpu"])
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
-    assert steps == saved["step"] == STEPS
+    assert state["step"] == saved["step"] == STEPS
     for part in ("world_model", "behaviour"):
         torch.testing.assert_close(agent.state_dict()[part], saved[part])
 
@@ -117,3 +141,17 @@ def test_a_damaged_checkpoint_is_explained(run: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt: .*damaged"):
         main([str(run)])
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_says_how_it_is_called(flag: str) -> None:
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "recipes" / "evaluate.py", flag],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "recipes/evaluate.py runs/" in done.stdout
+    assert "acting.latent" in done.stdout
