@@ -9,8 +9,9 @@ from drama_torchrl.record.checkpoint import (
 from drama_torchrl.record.curve import plot_learning_curve
 from drama_torchrl.record.film import Film, imagination_film
 from drama_torchrl.record.film_files import save_film_strip, save_gif, write_film
+from drama_torchrl.record.new_directory import RunExistsError
 from drama_torchrl.record.origin import provenance
-from drama_torchrl.record.run_directory import RunDirectory, RunExistsError
+from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.scores import (
     ReferenceScores,
     human_normalized,

@@ -8,16 +8,17 @@ from typing import Any
 
 from drama_torchrl.config import DramaConfig, save_config
 from drama_torchrl.record.atomic import replacing, write_json
+from drama_torchrl.record.new_directory import (
+    explaining,
+    make_new_directory,
+    occupied,
+)
 from drama_torchrl.record.rows import Rows
 
-__all__ = ["EPISODE_COLUMNS", "RunDirectory", "RunExistsError"]
+__all__ = ["EPISODE_COLUMNS", "RunDirectory"]
 
 EPISODE_COLUMNS = ("step", "return", "length", "seed")
 """Of ``episodes.csv``."""
-
-
-class RunExistsError(ValueError):
-    """A directory that a new run would have to share or overwrite."""
 
 
 class RunDirectory:
@@ -49,26 +50,19 @@ class RunDirectory:
 
         Raises:
             RunExistsError: if anything is there already; nothing is changed.
+            ConfigError: if the directory cannot be made or written to.
         """
         run = cls(path)
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise _occupied(run.path, "a file", "choose another run_dir") from error
-        found = [entry.name for entry in run.path.iterdir()]
-        if found:
-            found.sort(key=lambda name: (name.startswith("."), name))
-            names = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
-            remedy = "choose another run_dir or delete it"
-            if run.unfinished:
-                remedy = f"go on with resume={run.path}, {remedy}"
-            raise _occupied(run.path, f"one that holds {names}", remedy)
-        try:
-            run.films.mkdir()
-        # Two runs may have found the directory empty; the second one loses.
-        except FileExistsError as error:
-            raise _occupied(run.path, "another run") from error
-        run.write_config(config)
+        with explaining(run.path, "run_dir"):
+            remedy = f"go on with resume={run.path}, " if run.unfinished else ""
+            make_new_directory(run.path, "run_dir", remedy=remedy)
+            try:
+                run.films.mkdir()
+            # Two runs may have found the directory empty; the second one loses.
+            except FileExistsError as error:
+                remedy = "choose another run_dir or delete it"
+                raise occupied(run.path, "run_dir", "another run", remedy) from error
+            run.write_config(config)
         return run
 
     @property
@@ -153,11 +147,3 @@ class RunDirectory:
             TypeError: if JSON does not know a value; an older file stays.
         """
         write_json(self.result, result)
-
-
-def _occupied(
-    path: Path, got: str, remedy: str = "choose another run_dir or delete it"
-) -> RunExistsError:
-    return RunExistsError(
-        f"run_dir={path}: expected a new or empty directory, got {got}; {remedy}."
-    )

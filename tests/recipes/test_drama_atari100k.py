@@ -20,7 +20,7 @@ from PIL import Image
 from drama_torchrl.config import load_config, read_config
 from drama_torchrl.estimate import warn_if_long
 from drama_torchrl.record.checkpoint import load_checkpoint
-from drama_torchrl.record.run_directory import RunExistsError
+from drama_torchrl.record.new_directory import RunExistsError
 from recipes.drama_atari100k import main
 from tests.reference.tiny_run import EPISODE, RANDOM_STEPS, STEPS, run_options
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from drama_torchrl.config import load_config, read_config
-from drama_torchrl.record.run_directory import RunDirectory, RunExistsError
+from drama_torchrl.config import ConfigError, load_config, read_config
+from drama_torchrl.record.new_directory import RunExistsError
+from drama_torchrl.record.run_directory import RunDirectory
+from tests.reference.file_size import no_file_beyond
 
 CONFIG = load_config("quick", ["seed=7"])
 
@@ -66,6 +68,24 @@ def test_a_run_below_a_file_is_refused(tmp_path: Path) -> None:
     make_file(tmp_path / "runs")
     with pytest.raises(RunExistsError, match="got a file"):
         RunDirectory.create(tmp_path / "runs" / "first", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/proc/run", "No such file"), ("x" * 300, "File name too long")],
+    ids=["nowhere", "long name"],
+)
+def test_a_run_that_cannot_be_anywhere_is_refused(
+    tmp_path: Path, path: str, reason: str
+) -> None:
+    message = f"^run_dir=.*{path}: expected .*, got {reason}.*; choose another run_dir"
+    with pytest.raises(ConfigError, match=message):
+        RunDirectory.create(tmp_path / path, CONFIG)
+
+
+def test_a_run_on_a_full_disk_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"got File too large; "), no_file_beyond(100):
+        RunDirectory.create(tmp_path / "run", CONFIG)
 
 
 def test_episodes_are_in_the_file_as_soon_as_they_are_appended(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import torch
 
 from drama_torchrl.record.checkpoint import CheckpointError
 from drama_torchrl.record.manifest import Manifest
+from drama_torchrl.record.new_directory import RunExistsError
 from drama_torchrl.record.replay_chunks import checksum
-from drama_torchrl.record.run_directory import RunExistsError
 from drama_torchrl.record.stopping import RunStopped
 from tests.reference.stopping import (
     CrashAfter,
