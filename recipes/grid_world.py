@@ -6,7 +6,8 @@
 Each model learns the next token of walks of 208 and 1664 tokens, 8 and 64 steps of a
 frame and a move. What an update costs and what the predicted frames get wrong stands
 beside the paper's times in ``runs/grid-world``: ``table.md``, ``table.csv``,
-``plot.png``, and ``result.json`` with all options. Options are ``key=value``:
+``plot.png``, and ``result.json`` with all options. A directory with anything in it is
+refused; ``out`` names another. Options are ``key=value``:
 
 """
 

@@ -7,7 +7,8 @@ The grid world, with the goal in the first frame alone: T moves follow without a
 one token each, and then the whole frame is asked for, T up to 16 384. How often the
 goal is wrong, by model and by T, stands in ``runs/grid-world-memory`` beside what an
 update costs: ``table.md``, ``table.csv``, ``plot.png``, and ``result.json`` with all
-options. Options are ``key=value``:
+options. A directory with anything in it is refused; ``out`` names another. Options are
+``key=value``:
 
 """
 

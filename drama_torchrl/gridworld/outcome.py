@@ -14,6 +14,7 @@ from drama_torchrl.gridworld.study import Row
 from drama_torchrl.gridworld.tables import describe, origin, to_csv
 from drama_torchrl.record import provenance
 from drama_torchrl.record.atomic import replacing, write_json
+from drama_torchrl.record.new_directory import explaining, make_new_directory
 from drama_torchrl.report.plots import to_png
 from drama_torchrl.report.table import Table, to_markdown
 
@@ -31,7 +32,8 @@ def write_study(
     """Run a study and write ``table.md``, ``table.csv``, ``plot.png``, ``result.json``.
 
     Args:
-        options: of the study; they go into the JSON, and ``out`` names the directory.
+        options: of the study; they go into the JSON, and ``out`` names the directory,
+            which must not exist or be empty.
         device: where it runs.
         rows: makes them, one after the other.
         table: makes a table of rows and a note.
@@ -40,9 +42,14 @@ def write_study(
 
     Returns:
         All rows.
+
+    Raises:
+        RunExistsError: if anything is in the directory; no row is made.
+        ConfigError: if it cannot be made.
     """
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with explaining(out, "out"):
+        make_new_directory(out, "out")
     source = provenance(device)
     note = f"{origin(source)} Preset {options.preset}, {options.batch} sequences."
     done: list[Row] = []

@@ -12,7 +12,7 @@ __all__ = ["RunExistsError", "explaining", "make_new_directory", "occupied"]
 
 
 class RunExistsError(ValueError):
-    """A directory that a new run would have to share or overwrite."""
+    """A directory that a new run or study would have to share or overwrite."""
 
 
 def make_new_directory(path: Path, option: str, *, remedy: str = "") -> None:

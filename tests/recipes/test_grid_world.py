@@ -78,3 +78,33 @@ def test_a_wrong_option_writes_nothing(tmp_path: Path, main: Main) -> None:
     with pytest.raises(ConfigError, match="batch"):
         main([*TINY, "batch=0", f"out={tmp_path / 'out'}"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [(main, arguments) for main, arguments, *_ in STUDIES.values()],
+    ids=STUDIES,
+)
+def test_a_study_that_is_there_is_kept(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    main: Main,
+    arguments: list[str],
+) -> None:
+    out = tmp_path / "study"
+    options = [*TINY, *arguments, "models=gru", f"out={out}"]
+    main(options)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    for again in (options, [*options, "batch=1"]):
+        message = r"^out=.*study: expected a new .* plot\.png, .*choose another out or"
+        with pytest.raises(ValueError, match=message):
+            main(again)
+    assert capsys.readouterr().out == ""  # no row: nothing was trained
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("main", [grid_world.main, grid_world_memory.main])
+def test_a_study_that_cannot_be_written_is_not_started(main: Main) -> None:
+    with pytest.raises(ConfigError, match=r"^out=/proc/study: .*choose another out"):
+        main([*TINY, "out=/proc/study"])
