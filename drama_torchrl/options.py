@@ -182,14 +182,14 @@ class WorldModelConfig(Options):
             divides = self.inner_width % self.head_dim == 0
             inner = f"d_model*expand={self.d_model}*{self.expand}={self.inner_width}"
             expected = f"a divisor of {inner}"
-            expect(divides, "world_model.head_dim", expected, self.head_dim)
+            expect(divides, self.name_of("head_dim"), expected, self.head_dim)
         if self.dynamics == "mamba3":
-            name, expected = "world_model.d_state", "at least 4 for mamba3"
+            name, expected = self.name_of("d_state"), "at least 4 for mamba3"
             expect(self.d_state >= 4, name, expected, self.d_state)
         if self.dynamics == "transformer":
             divides = self.d_model % (2 * self.attention_heads) == 0
             expected = f"a divisor of d_model/2={self.d_model}/2"
-            name = "world_model.attention_heads"
+            name = self.name_of("attention_heads")
             expect(divides, name, expected, self.attention_heads)
 
     @property

@@ -47,6 +47,12 @@ _QUICK = {
 }
 
 
+class _Sizes(WorldModelConfig):
+    """Errors name options of a command line that has no groups."""
+
+    section: ClassVar[str] = ""
+
+
 @dataclass
 class StudyOptions(Options):
     """What both studies share; the sizes are the paper's (Table 6)."""
@@ -99,7 +105,7 @@ class StudyOptions(Options):
             kind: one of :data:`drama_torchrl.options.DYNAMICS`.
             window: tokens that the Transformer sees.
         """
-        return WorldModelConfig(
+        return _Sizes(
             dynamics=kind,
             d_model=self.d_model,
             num_layers=self.num_layers,
