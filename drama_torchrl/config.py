@@ -61,7 +61,8 @@ def load_config(preset: str = "xs", overrides: Sequence[str] = ()) -> DramaConfi
 
     Args:
         preset: one of `list_presets()`; `preset=NAME` among the overrides wins over it.
-        overrides: `key=value`, the key a dotted option name, the value as in YAML.
+        overrides: `key=value`, the key a dotted option name, the value as in YAML, or
+            the text as it stands where the option is a `str`.
 
     Returns:
         The checked options.
@@ -257,7 +258,7 @@ def _parse_override(override: str) -> dict[str, Any]:
         raise ConfigError(
             f"expected key=value, got {override!r}; write for example 'env.game=Pong'"
         )
-    if key == "preset":
+    if _kinds().get(key) is str:
         return {key: text}
     try:
         return {key: _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"]}

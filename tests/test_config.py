@@ -15,6 +15,7 @@ from drama_torchrl.config import (
     EnvConfig,
     WorldModelConfig,
     config_from_dict,
+    flatten,
     list_options,
     list_presets,
     load_config,
@@ -59,13 +60,13 @@ MISTYPED = {
     "number for bool": ("log.progress=3", r"log\.progress: expected bool, got 3"),
     "number for list": ("world_model.filters=3", r"filters: expected list\[int\], got"),
     "words in list": ("world_model.filters=[a]", r"expected list\[int\], got \['a'\]"),
-    "list for word": ("env.game=[Pong]", r"env\.game: expected str, got \['Pong'\]"),
-    "null": ("env.game=null", r"env\.game: expected str, got None"),
+    "list for word": ("env={game: [Pong]}", r"env\.game: expected str, got \['Pong'\]"),
+    "null": ("env={game: null}", r"env\.game: expected str, got None"),
     "word for group": ("env=Pong", r"env: expected one of its options \(env\.game"),
 }
 
 IMPOSSIBLE = {
-    "no game": ("env.game=''", r"env\.game: expected a name, got ''"),
+    "no game": ("env={game: ''}", r"env\.game: expected a name, got ''"),
     "negative no-ops": ("env.max_noops=-1", r"env\.max_noops: .*at least 0, got -1"),
     "sticky above 1": (
         "env.repeat_action_probability=1.5",
@@ -256,6 +257,16 @@ def test_what_imagination_may_use_up_is_what_it_draws(preset: str) -> None:
     assert replay.ratio == replay.imagination_batch / replay.model_batch
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["20251128_1326", "0042", "1e3", "12:30:00", "a #b", "null", "[a", "'a'", "a: b"],
+)
+@pytest.mark.parametrize("name", ["run_dir", "env.game"])
+def test_the_text_of_a_word_is_taken_as_it_is(name: str, text: str) -> None:
+    config = load_config("xs", [f"{name}= {text} "])
+    assert flatten(asdict(config))[name] == text
+
+
 def test_preset_among_the_overrides_wins() -> None:
     config = load_config("s", ["seed=1", "preset=quick"])
     assert config == load_config("quick", ["seed=1"])
@@ -284,7 +295,7 @@ def test_lists_are_not_shared_between_configs() -> None:
 
 @pytest.mark.parametrize("preset", list_presets())
 def test_saved_config_reads_back_the_same(preset: str, tmp_path: Path) -> None:
-    overrides = ["seed=4294967295", "run_dir='#: [x'", "behaviour.entropy_scale=1e-12"]
+    overrides = ["seed=4294967295", "run_dir=#: [x", "behaviour.entropy_scale=1e-12"]
     config = load_config(preset, overrides)
     save_config(config, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml") == config
