@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from tensordict import TensorDictBase
@@ -34,7 +35,7 @@ def stop_if_diverged(
 ) -> None:
     """Stop a run of which too many updates in a row were not applied.
 
-    The batches of the last update go to ``diverged-<step>.pt``.
+    The batches of the last update go to ``diverged-<step>.pt`` if there is room.
 
     Args:
         run: the run.
@@ -44,7 +45,8 @@ def stop_if_diverged(
         limit: number of updates in a row.
 
     Raises:
-        RunDivergedError: naming the terms that are not finite.
+        RunDivergedError: naming the terms that are not finite, and the learning rates
+            to lower; from its checkpoint the run would take the same steps again.
 
     Example:
         >>> row = {"world_model/loss_reward": 1.0, "world_model/not_applied": 0.0}
@@ -63,13 +65,23 @@ def stop_if_diverged(
         if name.startswith(tuple(f"{group}{term}" for group in lost for term in _TERMS))
         and not math.isfinite(value)
     ]
-    path = run.path / f"diverged-{step:07d}.pt"
-    save_tensors(path, {name: batch.to_dict() for name, batch in batches.items()})
     kept = max(run.checkpoint_steps(), default=None)
+    rates = " and ".join(f"{group.rstrip('/')}.learning_rate" for group in lost)
     raise RunDivergedError(
         run.path,
         f"step {step}: expected finite losses and gradients, got {', '.join(broken)} "
         f"in the last of {max(lost.values())} updates in a row, none of which was "
-        f"applied; its batches are in {path}; last checkpoint: step {kept}; lower a "
-        "learning rate or look at the batches",
+        f"applied; {_keep(batches, run.path / f'diverged-{step:07d}.pt')}; last "
+        f"checkpoint: step {kept}",
+        f"resume= would come to this again: start a new run with a lower {rates} in "
+        "another run_dir",
     )
+
+
+def _keep(batches: Mapping[str, TensorDictBase], path: Path) -> str:
+    """Write batches if there is room for them; say where they are."""
+    try:
+        save_tensors(path, {name: batch.to_dict() for name, batch in batches.items()})
+    except OSError as error:
+        return f"its batches cannot be written ({error.strerror or error})"
+    return f"its batches are in {path}"

@@ -26,11 +26,12 @@ def how_to_go_on(path: Path) -> str:
 
 
 class RunStopped(Exception):  # noqa: N818  asked to, most often
-    """A run stopped before its end, kept its last checkpoint and says how it goes on.
+    """A run stopped before its end, kept its last checkpoint and says what to do.
 
     Args:
         path: directory of the run.
         reason: why it stopped.
+        advice: what to do; how to go on, by default.
 
     Example:
         >>> print(RunStopped(Path("runs/Pong-xs-seed0")))
@@ -40,8 +41,8 @@ class RunStopped(Exception):  # noqa: N818  asked to, most often
     exit_code: ClassVar[int] = 75
     """Of the process: ``EX_TEMPFAIL``, try again later."""
 
-    def __init__(self, path: Path, reason: str = "stopped") -> None:
-        super().__init__(f"{reason}; {how_to_go_on(path)}")
+    def __init__(self, path: Path, reason: str = "stopped", advice: str = "") -> None:
+        super().__init__(f"{reason}; {advice or how_to_go_on(path)}")
 
 
 class StopSignals:
