@@ -35,7 +35,7 @@ def write_film(
     Args:
         world_model: the model.
         sequence: real transitions ``[1, T]`` of Atari, at least 2 of them.
-        run: the run whose ``films`` they join.
+        run: the run whose ``films`` they join; made where it is missing.
         step: environment steps so far; names the files.
         context: steps that the model sees; at most half of the sequence.
     """
@@ -45,6 +45,7 @@ def write_film(
         context=min(context, sequence.shape[1] // 2),
         terminated_key=("next", "end-of-life"),
     )
+    run.films.mkdir(exist_ok=True)
     save_gif(film.frames(), run.films / f"step-{step:07d}.gif")
     save_film_strip(film, run.films / f"step-{step:07d}.png")
 

@@ -143,3 +143,11 @@ def test_a_run_keeps_a_film_and_its_strip(tmp_path: Path, length: int) -> None:
     with Image.open(run.films / "step-0001234.gif") as gif:
         assert gif.size == (3 * (3 * 16 + 4), 3 * 16)
         assert count_frames(gif) == length
+
+
+def test_a_film_needs_no_directory_of_films(tmp_path: Path) -> None:
+    world_model = make_world_model(tiny_config(), ACTIONS)
+    run = RunDirectory.create(tmp_path / "run", load_config("quick"))
+    run.films.rmdir()
+    write_film(world_model, real_batch(1, 2), run, 7)
+    assert (run.films / "step-0000007.png").is_file()
