@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from drama_torchrl.config import (
     MAY_CHANGE_ON_RESUME,
     ConfigError,
     DramaConfig,
+    flatten,
     load_config,
 )
 from drama_torchrl.envs.games import find_rom_id, list_games
@@ -56,10 +57,15 @@ class PlannedRun:
 
     @property
     def resuming(self) -> tuple[str, ...]:
-        """Arguments of the recipe that go on with an interrupted attempt."""
-        mine = [o for o in self.overrides if o.startswith(MAY_CHANGE_ON_RESUME)]
-        kept = [o for o in mine if not o.startswith("run_dir")]
-        return (f"resume={self.path}", *kept)
+        """Arguments of the recipe that go on with an interrupted attempt.
+
+        The attempt may have been given other values of what may change, so each is
+        said, a default too.
+        """
+        asked = flatten(asdict(self.config))
+        free = [name for name in asked if name.startswith(MAY_CHANGE_ON_RESUME)]
+        free.remove("run_dir")  # resume= names it
+        return (f"resume={self.path}", *(f"{name}={asked[name]}" for name in free))
 
     @property
     def directory(self) -> RunDirectory:

@@ -146,6 +146,23 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> N
     assert steps == list(range(24, 201, 4))
 
 
+@pytest.mark.slow
+def test_a_run_out_of_its_time_is_finished_when_it_has_no_limit_any_more(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "sweep"
+    command = ["games=Pong", "seeds=1", f"out={out}", "workers=1", *TINY]
+    arguments = [*command, "training.max_minutes=1e-5", "evaluation.episodes=2"]
+    assert main(arguments) == 0
+    row = read_rows(out)["Pong-seed1"]
+    assert (row["state"], row["steps"]) == ("partial", 1)
+
+    assert main(command) == 0
+    row = read_rows(out)["Pong-seed1"]
+    assert (row["state"], row["steps"]) == ("complete", STEPS)
+    assert list(out.glob("*partial*")) == []
+
+
 def test_bad_input_is_one_line_and_starts_nothing(tmp_path: Path) -> None:
     arguments = ["games=Pong", "seeds=1", "behaviour.horizn=3"]
     script = str(REPOSITORY / "recipes" / "sweep_atari100k.py")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from drama_torchrl.config import ConfigError, load_config
+from drama_torchrl.record.resuming import read_arguments
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.sweep.plan import PlannedRun, make_plan
 from drama_torchrl.sweep.runs import (
@@ -94,13 +95,24 @@ class TestGoingOn:
         assert not can_go_on(run)
         self.begin(run, "log.every=9", "training.max_minutes=3")
         assert can_go_on(run)
-        assert run.resuming == (
-            f"resume={run.path}",
-            "evaluation.episodes=2",
-            "evaluation.greedy_episodes=1",
-            "log.every=7",
-            "log.progress=false",
-        )
+
+    @pytest.mark.parametrize(
+        ("before", "now"),
+        [
+            ("evaluation.episodes=9", "evaluation.greedy_episodes=0"),
+            ("training.max_minutes=3", "training.max_lost_updates=5"),
+            ("training.max_lost_updates=5", "training.max_minutes=1e-5"),
+            ("log.logger=tensorboard", "log.on_write_error=continue"),
+            ("log.on_write_error=continue", "log.logger=tensorboard"),
+        ],
+    )
+    def test_it_does_so_with_the_options_of_now_also_where_they_are_the_defaults(
+        self, tmp_path: Path, before: str, now: str
+    ) -> None:
+        (run,) = make_plan(["games=Boxing", "seeds=1", f"out={tmp_path}", now]).runs
+        self.begin(run, before)
+        assert can_go_on(run)
+        assert read_arguments(run.resuming) == (run.config, True)
 
     @pytest.mark.parametrize(
         "option", ["behaviour.horizon=3", "execution.compile=true"]
