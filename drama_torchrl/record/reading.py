@@ -76,10 +76,12 @@ def read_result(run: RunDirectory) -> dict[str, Any]:
     Raises:
         UnusableRunError: if it is absent, damaged or that of something else.
     """
-    if not run.result.is_file():
-        raise UnusableRunError("incomplete: no result.json; the run has not ended")
     try:
         result = json.loads(run.result.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UnusableRunError(
+            "incomplete: no result.json; the run has not ended"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UnusableRunError(
             f"damaged: result.json cannot be read ({type(error).__name__})"
@@ -140,13 +142,15 @@ def read_episodes(run: RunDirectory) -> list[tuple[int, float]]:
     Raises:
         UnusableRunError: if it is absent or damaged.
     """
-    if not run.episodes.is_file():
-        raise UnusableRunError("incomplete: no episodes.csv, so no learning curve")
     try:
         with run.episodes.open(newline="", encoding="utf-8") as file:
             return [
                 (int(row["step"]), float(row["return"])) for row in csv.DictReader(file)
             ]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UnusableRunError(
+            "incomplete: no episodes.csv, so no learning curve"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UnusableRunError(
             f"damaged: episodes.csv cannot be read ({type(error).__name__})"

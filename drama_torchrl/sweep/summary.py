@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from drama_torchrl.config import ConfigError
 from drama_torchrl.record.atomic import write_json
 from drama_torchrl.sweep.plan import PlannedRun
 from drama_torchrl.sweep.runs import is_complete, read_progress
@@ -137,8 +138,11 @@ def _find_state(
         return "waiting", ""
     if outcomes[run.name]:
         return "failed", outcomes[run.name]
-    if is_complete(run):
-        return "complete", ""
+    try:
+        if is_complete(run):
+            return "complete", ""
+    except ConfigError as error:
+        return "failed", str(error)
     if run.config.training.max_minutes:
         return "partial", f"training.max_minutes={run.config.training.max_minutes:g}"
     return "failed", "ended without a complete result.json"

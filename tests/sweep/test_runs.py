@@ -149,6 +149,9 @@ class TestProgress:
         write(run)
         assert read_progress(run.directory) == Progress(100_000, 6.0, 30.0)
 
+    def test_a_directory_that_cannot_be_looked_at_has_none(self) -> None:
+        assert read_progress(RunDirectory("x" * 300)) == Progress(0, None, 0.0)
+
 
 class TestMovingAside:
     def test_each_attempt_keeps_its_files_and_its_log(self, tmp_path: Path) -> None:

@@ -51,6 +51,16 @@ def test_a_run_that_ended_well_has_to_be_complete(tmp_path: Path) -> None:
     assert (row.state, row.steps, row.score) == ("complete", 100_000, 6.0)
 
 
+def test_a_run_that_ended_with_other_options_failed_and_raises_nothing(
+    tmp_path: Path,
+) -> None:
+    run = plan_run(tmp_path)
+    write(run, "behaviour.horizon=3")
+    row = look(run, outcomes={run.name: ""})
+    assert row.state == "failed"
+    assert "behaviour.horizon=3, asked for 16" in row.detail
+
+
 def test_a_run_out_of_its_time_is_partial(tmp_path: Path) -> None:
     run = plan_run(tmp_path, "training.max_minutes=5")
     row = look(run, outcomes={run.name: ""})
