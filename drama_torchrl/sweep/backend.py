@@ -56,7 +56,8 @@ def make_backend(plan: Plan) -> Iterator[Backend]:
         It, connected.
 
     Raises:
-        ConfigError: if it is not there, or lacks what the runs need.
+        ConfigError: if it is not there, or lacks what the runs need, or if they need
+            more than one GPU each.
 
     Example:
         >>> from drama_torchrl.sweep.plan import make_plan
@@ -65,6 +66,7 @@ def make_backend(plan: Plan) -> Iterator[Backend]:
         ...     backend.places
         '2 at once on CPU'
     """
+    _check_one_gpu_suffices(plan)
     if plan.cluster == "ray":
         if find_spec("ray") is None:
             raise ConfigError(
@@ -83,3 +85,13 @@ def make_backend(plan: Plan) -> Iterator[Backend]:
     yield Backend(
         f"{len(slots)} at once on {names}", partial(run_commands, slots=slots)
     )
+
+
+def _check_one_gpu_suffices(plan: Plan) -> None:
+    name = plan.runs[0].config.execution.behaviour_device
+    if name != "auto":
+        raise ConfigError(
+            "execution.behaviour_device: expected auto in a sweep, which gives each "
+            f"run one GPU at most, got {name!r}; leave it out, or train one run at a "
+            "time with recipes/drama_atari100k.py"
+        )
