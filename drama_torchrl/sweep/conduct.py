@@ -35,6 +35,8 @@ def conduct(
 ) -> list[Row]:
     """Run what is not complete yet, and keep ``out/sweep.json`` up to date.
 
+    Where that file cannot be written there is a warning, and the runs go on.
+
     Args:
         plan: the runs.
         run_commands: runs them somewhere, from :func:`make_backend`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -114,14 +115,22 @@ def count_states(rows: Sequence[Row]) -> str:
 
 
 def write_summary(rows: Sequence[Row], path: Path) -> None:
-    """Replace ``sweep.json``, whole or not at all.
+    """Replace ``sweep.json``, whole or not at all; warn if it cannot be written.
 
     Args:
         rows: one for each run.
         path: the file.
     """
     written = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(path, {"written": written, "runs": [asdict(row) for row in rows]})
+    try:
+        write_json(path, {"written": written, "runs": [asdict(row) for row in rows]})
+    except OSError as error:
+        # From here, whoever calls: Python shows a warning of one place once.
+        warnings.warn(
+            f"cannot write {path} ({error.strerror or error}); the sweep does without "
+            "it and tries again at the next change",
+            stacklevel=1,
+        )
 
 
 def _find_state(

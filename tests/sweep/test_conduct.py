@@ -1,0 +1,38 @@
+"""A sweep goes on whatever becomes of its summary."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from functools import partial
+from pathlib import Path
+
+from drama_torchrl.sweep.conduct import conduct
+from drama_torchrl.sweep.local import run_commands
+from drama_torchrl.sweep.plan import make_plan
+from drama_torchrl.sweep.slots import cpu_slots
+
+
+def test_a_summary_that_cannot_be_written_is_warned_of_once_and_tried_again(
+    tmp_path: Path,
+) -> None:
+    plan = make_plan(["games=Pong,Alien,Krull", "seeds=1", f"out={tmp_path / 'out'}"])
+    summary = plan.out / "sweep.json"
+    summary.mkdir(parents=True)
+    recipe = tmp_path / "recipe.py"
+    # The last run makes room.
+    recipe.write_text(f"""
+import pathlib, sys
+if "env.game=Krull" in sys.argv:
+    pathlib.Path({str(summary)!r}).rmdir()
+""")
+    run = partial(run_commands, slots=cpu_slots(1))
+    with warnings.catch_warnings(record=True, action="default") as caught:
+        rows = conduct(plan, run, recipe, say=lambda _: None, every=0.0)
+    assert [row.detail for row in rows] == ["ended without a complete result.json"] * 3
+    assert [str(warning.message) for warning in caught] == [
+        f"cannot write {summary} (Is a directory); the sweep does without it and "
+        "tries again at the next change"
+    ]
+    written = json.loads(summary.read_text())["runs"]
+    assert [row["run"] for row in written] == [row.run for row in rows]
