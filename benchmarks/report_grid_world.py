@@ -55,7 +55,7 @@ STUDIES = {
         lambda row: (DYNAMICS.index(row.model), row.length), memory_table, draw_memory
     ),
 }
-_SPLIT_BY = {"models", *STUDIES}
+_SPLIT_BY = {"models", "out", *STUDIES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

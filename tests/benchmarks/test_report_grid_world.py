@@ -41,13 +41,13 @@ def test_parts_make_the_table_of_the_whole_study(tmp_path: Path, out: str) -> No
     part(
         folder,
         [row("gru", 64, 3.0, goal=2.0), row("gru", 256, 4.0, goal=3.0)],
-        MemoryOptions(models=["gru"], out=out),
+        MemoryOptions(models=["gru"], out=f"{out}-1"),
     )
     failed = Row("transformer", 64, 3_000_000, None, {}, "out of memory")
     part(
         folder,
         [failed, row("mamba2", 64, 1.0, goal=0.0)],
-        MemoryOptions(models=["transformer", "mamba2"], out=out),
+        MemoryOptions(models=["transformer", "mamba2"], out=f"{out}-2"),
     )
     assert main([str(folder)]) == 0
     with (folder / "table.csv").open(newline="") as file:
@@ -86,8 +86,8 @@ def test_a_part_of_another_study_is_refused(
 ) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()
-    part(folder, [row("gru", 64, 3.0)], MemoryOptions(models=["gru"], out=out))
-    other = MemoryOptions(models=["mamba"], learning_rate=1e-3, out=out)
+    part(folder, [row("gru", 64, 3.0)], MemoryOptions(models=["gru"], out=f"{out}-1"))
+    other = MemoryOptions(models=["mamba"], learning_rate=1e-3, out=f"{out}-2")
     part(folder, [row("mamba", 64, 1.0)], other)
     assert main([str(folder)]) == 1
     assert "mamba.json: expected the commit, device and options of gru.json" in (
