@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
+from inspect import signature
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from drama_torchrl.config import (
     load_config,
 )
 from drama_torchrl.data import HostStorage
+from drama_torchrl.envs import make_atari_env
 from drama_torchrl.factories import (
     check_environment,
     make_actor,
@@ -32,6 +35,10 @@ from drama_torchrl.factories import (
 )
 from drama_torchrl.factories.machine import behaviour_device
 from drama_torchrl.factories.replay import has_frames_on_host, make_storage
+from drama_torchrl.modules import RewardHead, WorldModel
+from drama_torchrl.modules.distributions import SymlogTwoHot
+from drama_torchrl.objectives import ActorLoss, CriticLoss, WorldModelLoss
+from drama_torchrl.optim import LaProp
 from drama_torchrl.policies import (
     CarriedMemory,
     PosteriorPolicy,
@@ -302,6 +309,39 @@ class TestReplay:
         assert has_frames_on_host(on_host, CUDA)
         assert not has_frames_on_host(tiny_config("replay.device=auto"), CUDA)
         assert not isinstance(make_storage(on_host, CPU), HostStorage)
+
+
+_NUMBERS: dict[Callable[..., object], tuple[str, str]] = {
+    ActorLoss: ("behaviour", "return_decay entropy_scale"),
+    CriticLoss: ("behaviour", "discount trace_decay slow_scale"),
+    WorldModelLoss: ("world_model", "dynamics_scale representation_scale free_nats"),
+    WorldModel: (
+        "world_model",
+        "num_categoricals num_classes unimix reset_at_episode_start",
+    ),
+    RewardHead: ("world_model", "num_bins bin_limit"),
+    make_atari_env: (
+        "env",
+        "frame_size frame_skip repeat_action_probability max_noops max_frames",
+    ),
+}
+
+
+class TestDefaults:
+    @pytest.mark.parametrize("build", _NUMBERS, ids=lambda build: build.__name__)
+    def test_a_part_taken_alone_has_the_papers_numbers(
+        self, build: Callable[..., object]
+    ) -> None:
+        section, names = _NUMBERS[build]
+        paper = getattr(DramaConfig(), section)
+        parameters = signature(build).parameters
+        for name in names.split():
+            assert parameters[name].default == getattr(paper, name), name
+
+    def test_so_have_bins_and_learning_rate(self) -> None:
+        assert SymlogTwoHot().bins[[0, -1]].tolist() == [-20.0, 20.0]
+        optimizer = LaProp([torch.nn.Parameter(torch.zeros(1))])
+        assert optimizer.defaults["lr"] == DramaConfig().world_model.learning_rate
 
 
 class TestDevice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -134,10 +135,17 @@ class TestBehaviourUpdate:
 
     def test_input_statistics_see_each_imagined_state_once(self) -> None:
         agent = TinyAgent()
+        agent.learn_behaviour.modules.train()
         agent.learn_behaviour(real_batch(batch=7))
         horizon = 4
         count = agent.actor.get_buffer("module.0.module.normalizer.count")
         assert count == 7 * horizon
+
+    def test_terminations_are_told_as_their_share(self) -> None:
+        agent = TinyAgent()
+        with torch.no_grad():
+            agent.world_model.get_parameter("termination_head.net.3.bias").fill_(99.0)
+        assert agent.learn_behaviour(real_batch())["imagined_termination"] == 1.0
 
     def test_the_slow_critic_follows_the_critic_after_its_step(self) -> None:
         agent = TinyAgent("behaviour.slow_decay=0.75")
@@ -218,6 +226,24 @@ class TestBothUpdates:
 def new_agent(*overrides: str, seed: int = 0) -> Agent:
     torch.manual_seed(seed)
     return make_agent(tiny_config(*FAST, *overrides), ACTIONS, torch.device("cpu"))
+
+
+def test_both_learning_rates_rise_with_each_step() -> None:
+    agent = new_agent("world_model.warmup_steps=10", "behaviour.warmup_steps=10")
+    for _ in range(3):
+        agent.learn(real_batch(), real_batch(time=4))
+    rates = ((agent.learn_world_model, 3e-4), (agent.learn_behaviour, 1e-4))
+    for learner, full in rates:
+        rate = float(learner.optimizer.param_groups[0]["lr"])
+        assert rate == pytest.approx(0.4 * full)
+
+
+def test_the_behaviour_is_where_its_copy_is() -> None:
+    agent = new_agent()
+    agent.imagined = copy.deepcopy(agent.world_model).to("meta")
+    assert agent.device.type == "cpu"
+    assert agent.behaviour_device.type == "meta"
+    assert agent.num_devices == 2
 
 
 @pytest.fixture

@@ -43,13 +43,14 @@ def test_newest_slot_follows_the_writes(length: int, newest: int) -> None:
     assert RingCursor().newest(storage) == newest
 
 
-def test_newest_slot_comes_from_the_state_until_the_next_write() -> None:
+@pytest.mark.parametrize("newest", [0, 2])
+def test_newest_slot_comes_from_the_state_until_the_next_write(newest: int) -> None:
     storage = filled_storage(5, 5)
     cursor = RingCursor()
-    cursor.load_state_dict({"newest": 2})
+    cursor.load_state_dict({"newest": newest})
     cursor.attach(storage)
-    assert cursor.newest(storage) == 2
-    assert cursor.state_dict() == {"newest": 2}
+    assert cursor.newest(storage) == newest
+    assert cursor.state_dict() == {"newest": newest}
     storage.set(3, torch.tensor(0))
     cursor.written(3)
     assert cursor.newest(storage) == 3

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import ale_py
 import numpy as np
 import pytest
 import torch
 from ale_py import roms
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.envs import (
     Compose,
@@ -382,3 +384,61 @@ def test_the_emulator_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 def test_impossible_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_atari_env(**{"game": "Pong", "seed": 0, **options})
+
+
+class ScriptedEmulator:
+    """Stands for ALE's vector environment: lives, game over and cuts as written."""
+
+    def __init__(self, script: list[tuple[int, bool, bool]]) -> None:
+        self.ale = SimpleNamespace(
+            get_observation_shape=lambda: (1, 2, 2, 3), get_action_set=lambda: [0, 1]
+        )
+        self.script = iter(script)
+
+    def recv(self) -> tuple[Any, ...]:
+        lives, over, cut = next(self.script)
+        frame = np.zeros((1, 1, 2, 2, 3), np.uint8)
+        info = {"lives": np.array([lives])}
+        return frame, np.zeros(1), np.array([over]), np.array([cut]), info
+
+    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        del seed
+        frame, *_, info = self.recv()
+        return frame, info
+
+    def send(self, action: np.ndarray) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+PLAY, OVER, CUT = (False, False), (True, False), (False, True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ends"),
+    [
+        ([(3, *PLAY), (4, *PLAY), (3, *PLAY)], [], [False, True]),
+        ([(0, *PLAY), (0, *PLAY), (0, *OVER)], [], [False, True]),
+        (
+            [(3, *PLAY), (4, *CUT)],
+            [(3, *PLAY), (3, *PLAY)],
+            [False, False],
+        ),
+    ],
+    ids=["a bonus life", "no lives", "fewer lives in the next episode"],
+)
+def test_a_life_ends_when_one_is_lost_or_the_game_is_over(
+    first: list[tuple[int, bool, bool]],
+    second: list[tuple[int, bool, bool]],
+    ends: list[bool],
+) -> None:
+    env = AtariEnv(ScriptedEmulator(first + second))  # type: ignore[arg-type]
+    action = TensorDict(action=torch.tensor([True, False]))
+    seen = []
+    for episode in filter(None, (first, second)):
+        env.reset()
+        for _ in episode[1:]:
+            seen.append(env.step(action.clone())["next", "end-of-life"].item())
+    assert seen == ends

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -20,6 +22,7 @@ from drama_torchrl.config import load_config
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
 from drama_torchrl.factories import make_actor, make_world_model
 from drama_torchrl.modules.world_model import WorldModel
+from drama_torchrl.options import DYNAMICS
 from tests.reference import scripted
 from tests.reference.tiny import (
     ACTIONS,
@@ -431,8 +434,38 @@ class TestTraces:
     ) -> None:
         assert env.world_model is world_model
 
+    def test_its_own_steps_leave_no_trace_either(
+        self, env: ImaginationEnv, world_model: WorldModel
+    ) -> None:
+        before, steps = copy.deepcopy(world_model.state_dict()), []
+        contexts = context()
+        for trains in (True, False):
+            world_model.train(trains)
+            torch.manual_seed(1)
+            start = env.reset(context=contexts)
+            steps.append(env.step(env.rand_action(start)))
+            assert not any(v.requires_grad for v in steps[-1].values(True, True))
+        assert (steps[0] == steps[1]).all()
+        after = world_model.state_dict()
+        assert [k for k in before if not torch.equal(before[k], after[k])] == []
+
 
 class TestAutocast:
+    @pytest.mark.parametrize("dynamics", DYNAMICS)
+    def test_the_memory_of_a_context_is_rounded_like_that_of_a_step(
+        self, dynamics: str
+    ) -> None:
+        config = tiny_config(f"world_model.dynamics={dynamics}")
+        env = ImaginationEnv(make_world_model(config, ACTIONS), ACTIONS)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            start, first = env.look(context())
+            _, second = env.advance(env.rand_action(start), first)
+        one, other = (
+            {name: value.dtype for name, value in memory.flatten_keys().items()}
+            for memory in (first, second)
+        )
+        assert one == other
+
     def test_state_and_rollout_stay_float32(
         self,
         env: ImaginationEnv,
@@ -512,9 +545,7 @@ def test_a_world_model_may_use_keys_of_its_own(
     assert (rollouts[0] == rollouts[1]).all()
 
 
-@pytest.mark.parametrize(
-    "dynamics", ["mamba2", "mamba3", "mamba", "gru", "transformer"]
-)
+@pytest.mark.parametrize("dynamics", DYNAMICS)
 def test_rounding_the_memory_costs_less_than_rounding_the_layers(dynamics: str) -> None:
     torch.manual_seed(0)
     config = load_config("quick", [f"world_model.dynamics={dynamics}"])

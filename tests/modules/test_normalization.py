@@ -75,6 +75,13 @@ class TestRunningNorm:
         out = norm(torch.tensor([[-1e9], [-9.0], [9.0], [1e9]])).flatten()
         assert out.tolist() == pytest.approx([-10.0, -9.0, 9.0, 10.0])
 
+    def test_statistics_of_bfloat16_are_kept_in_float32(self) -> None:
+        x = (100 + torch.randn(64, 3)).bfloat16()
+        norm, exact = RunningNorm(3), RunningNorm(3)
+        norm(x)
+        exact(x.float())
+        assert torch.equal(norm.var, exact.var)
+
     def test_a_constant_feature_stays_finite(self) -> None:
         assert RunningNorm(2)(torch.full((5, 2), 3.0)).abs().max() == 0
 

@@ -368,3 +368,7 @@ class TestLossModule:
         loss = make_tiny()
         scales = loss.dynamics_scale, loss.representation_scale, loss.free_nats
         assert scales == (1.0, 0.1, 1.0)
+
+    def test_a_single_step_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"at least two steps.*\[4, 1\]"):
+            make_tiny()(real_batch(time=1))

@@ -240,6 +240,15 @@ class TestTraces:
             states.append(states_of(policy, actor, frames))
         assert (states[0] == states[1]).all()
 
+    @both_memories
+    def test_what_it_remembers_has_no_gradient(
+        self, world_model: WorldModel, actor: Actor, memory: str
+    ) -> None:
+        policy = policy_of(world_model, actor, "posterior", memory)
+        act(policy, episode(steps=2))
+        contents = policy.memory.contents().values()
+        assert not any(value.requires_grad for value in contents)
+
     @both_latents
     def test_the_action_is_all_that_is_written(
         self, world_model: WorldModel, actor: Actor, latent: str

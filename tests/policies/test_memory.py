@@ -159,3 +159,32 @@ def test_recalling_twice_changes_nothing(
     with torch.no_grad():
         first = memory.recall(not_init).clone()
         assert torch.equal(memory.recall(not_init), first)
+
+
+@both_memories
+@torch.no_grad()
+def test_a_recalled_belief_stays_as_it_was(
+    world_model: WorldModel, make: MakeMemory
+) -> None:
+    memory, steps = make(world_model, 2), episode(2, 2)
+    no = torch.tensor([False, False])
+    memory.remember(steps["latent"][:, 0], steps["action"][:, 0])
+    belief = memory.recall(no)
+    before = belief.clone()
+    memory.remember(steps["latent"][:, 1], steps["action"][:, 1])
+    memory.recall(~no)
+    assert torch.equal(belief, before)
+
+
+@both_memories
+@torch.no_grad()
+def test_its_contents_are_all_that_it_remembers(
+    world_model: WorldModel, make: MakeMemory
+) -> None:
+    memory, other = make(world_model, 2), make(world_model, 2)
+    no = torch.tensor([False, False])
+    recalled(memory, episode(2, 3), [])
+    for name, value in other.contents().items():
+        value.copy_(memory.contents()[name])
+    assert memory.recall(no).any()
+    assert torch.equal(other.recall(no), memory.recall(no))
