@@ -42,6 +42,7 @@ from drama_torchrl.record.resuming import open_run
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.run_state import Mark
 from drama_torchrl.record.snapshot import Snapshots
+from drama_torchrl.record.stopping import StopSignals
 from drama_torchrl.seeding import seed_everything
 from recipes.drama_atari100k import train
 
@@ -162,10 +163,11 @@ def run(
     # Optimisers have no moments before their first step.
     agent.learn(*random_batches(config, num_actions, device))
     with (
+        StopSignals(config.run_path) as stop,
         open_run(config, resumed=False) as directory,
         watched_checkpoints(directory, device) as found,
     ):
-        train(config, agent, env, directory)
+        train(config, agent, env, directory, stop)
     env.close()
     every = config.log.checkpoint_every
     full = [each for each in found if each.step % every == 0]

@@ -64,7 +64,11 @@ REMEMBERED = [
 
 
 def train(
-    config: DramaConfig, agent: Agent, env: EnvBase, run: RunDirectory
+    config: DramaConfig,
+    agent: Agent,
+    env: EnvBase,
+    run: RunDirectory,
+    stop: StopSignals,
 ) -> Journal:
     """Run the algorithm of the paper for one agent in one environment.
 
@@ -95,7 +99,7 @@ def train(
             with safeguard.indivisible():
                 learn(step)
 
-    with StopSignals(run.path) as stop, team:
+    with team:
         team.follow()
         write_errors = make_write_errors(config, run)
         journal = Journal(
@@ -121,6 +125,7 @@ def train(
         safeguard = Safeguard(snapshots)
         with journal:
             done = snapshots.restore()  # 0 in a new run
+            stop.check()
             team.align()
             collected = safeguard.steps(collector)
             for step, transition in enumerate(collected, start=done + 1):
@@ -148,7 +153,6 @@ def train(
                 if journal.minutes > config.training.max_minutes > 0:
                     break
             snapshots.save(journal.steps)
-            stop.check()
             collector.shutdown(close_env=False)
     return journal
 
@@ -168,7 +172,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     if config.execution.deterministic:
         prefer_repeatable_kernels()
     device = make_device(config.execution.device)
-    with processes(device):
+    with StopSignals(config.run_path) as stop, processes(device):
         check_environment(config)
         seed_everything(config.seed)
         env = make_env(config, seed=config.seed)
@@ -179,11 +183,12 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         warn_if_long(config, num_actions=num_actions, device=device)
         with open_run(config, resumed=resumed) as run:
             agent = make_agent(config, num_actions, device)
-            journal = train(config, agent, env, run)  # the first process alone returns
+            # The first process alone returns.
+            journal = train(config, agent, env, run, stop)
             env.close()
             with Stop(run).during("the result"):
                 film(agent, journal, run)
-                result = score_run(config, agent, run, journal)
+                result = score_run(config, agent, run, journal, meanwhile=stop.check)
             if result["complete"]:
                 discard_snapshots(run)
     return result

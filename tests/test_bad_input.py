@@ -15,6 +15,7 @@ from drama_torchrl.config import list_options
 from drama_torchrl.factories import make_agent, with_agent_transforms
 from drama_torchrl.record.checkpoint import load_checkpoint
 from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.record.stopping import StopSignals
 from recipes import drama_atari100k, evaluate
 from tests.reference.lit_side import FRAME_SIZE, LitSideEnv
 from tests.reference.tiny import tiny_config
@@ -251,7 +252,7 @@ def test_a_broken_environment_stops_the_run_and_keeps_what_was_saved(
     agent = make_agent(config, 2, torch.device("cpu"))
     run = RunDirectory.create(tmp_path / "run", config)
     with pytest.raises(ValueError, match=message):
-        drama_atari100k.train(config, agent, env, run)
+        drama_atari100k.train(config, agent, env, run, StopSignals(run.path))
     assert run.checkpoint.exists() == saved
     if saved:
         assert load_checkpoint(run.checkpoint, "cpu")["step"] == 11

@@ -10,6 +10,7 @@ import torch
 from drama_torchrl.config import load_config
 from drama_torchrl.factories import make_agent, with_agent_transforms
 from drama_torchrl.record import RunDirectory
+from drama_torchrl.record.stopping import StopSignals
 from drama_torchrl.seeding import seed_everything
 from recipes.drama_atari100k import train
 from tests.reference.lit_side import FRAME_SIZE, LitSideEnv
@@ -50,6 +51,6 @@ def test_the_agent_walks_to_the_lit_side(tmp_path: Path) -> None:
     env = with_agent_transforms(LitSideEnv(seed=0), frame_size=FRAME_SIZE)
     agent = make_agent(config, 2, torch.device("cpu"))
     run = RunDirectory.create(tmp_path / "run", config)
-    journal = train(config, agent, env, run)
+    journal = train(config, agent, env, run, StopSignals(run.path))
     last = [episode_return for _, episode_return in journal.episodes][-100:]
     assert sum(last) / len(last) > 0.9

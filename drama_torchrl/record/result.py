@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -50,14 +50,20 @@ def summarize(game: str, returns: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def _nothing() -> None:
+    """Do nothing while the environments step."""
+
+
 def final_scores(
-    config: DramaConfig, agent: Agent
+    config: DramaConfig, agent: Agent, *, meanwhile: Callable[[], None] = _nothing
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Play complete episodes with a frozen agent: actions drawn, then the likeliest.
 
     Args:
         config: names the game, the way of acting and the numbers of episodes.
         agent: the agent; it does not change.
+        meanwhile: called at each step of the environments; what it raises ends the
+            episodes.
 
     Yields:
         ``"sampled"`` and ``"greedy"``, each with what :func:`summarize` returns, as
@@ -72,17 +78,23 @@ def final_scores(
             name,
             summarize(
                 config.env.game,
-                _play(config, agent, count, exploration) if count else [],
+                _play(config, agent, count, exploration, meanwhile) if count else [],
             ),
         )
 
 
 def _play(
-    config: DramaConfig, agent: Agent, episodes: int, exploration: ExplorationType
+    config: DramaConfig,
+    agent: Agent,
+    episodes: int,
+    exploration: ExplorationType,
+    meanwhile: Callable[[], None],
 ) -> list[float]:
     results = evaluate(
         lambda: make_atari(config, seed=EVALUATION_SEED),
-        lambda batch_size: make_policy(config, agent, batch_size=batch_size),
+        lambda batch_size: make_policy(
+            config, agent, batch_size=batch_size, meanwhile=meanwhile
+        ),
         episodes=episodes,
         seed=EVALUATION_SEED + config.seed * episodes,
         exploration_type=exploration,
@@ -98,13 +110,25 @@ def _play(
 
 
 def score_run(
-    config: DramaConfig, agent: Agent, run: RunDirectory, journal: Journal
+    config: DramaConfig,
+    agent: Agent,
+    run: RunDirectory,
+    journal: Journal,
+    *,
+    meanwhile: Callable[[], None] = _nothing,
 ) -> dict[str, Any]:
     """Score a finished run by both measures and write its result and curve.
 
     The paper's measure is the mean return of the last five training episodes; the
     other is that of complete episodes played by the last checkpoint. ``result.json``
     is written before those are played too, so that an interruption loses nothing.
+
+    Args:
+        config: options of the run.
+        agent: as it was trained; it does not change.
+        run: where the result goes.
+        journal: of the training.
+        meanwhile: as for :func:`final_scores`.
 
     Returns:
         What ``result.json`` holds.
@@ -128,7 +152,7 @@ def score_run(
     known = reference_scores(game)
     references = {} if known is None else known._asdict()
     plot_learning_curve(journal.episodes, run.learning_curve, game=game, **references)
-    for name, scores in final_scores(config, agent):
+    for name, scores in final_scores(config, agent, meanwhile=meanwhile):
         result[name] = scores
         run.write_result(result)
     return result

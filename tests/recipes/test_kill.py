@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from drama_torchrl.record.resuming import read_arguments
 from tests.reference.stopping import newest
 from tests.reference.tiny_run import run_options
 
@@ -100,6 +101,37 @@ def test_a_signal_ends_the_step_and_says_how_to_go_on(
     )
     assert newest(run).is_dir()
     assert not (run / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("moment", "options"),
+    [
+        ("config.yaml", (LONG,)),
+        ("result.json", ("training.total_steps=24", "evaluation.episodes=100000")),
+    ],
+    ids=["starting", "scoring"],
+)
+def test_a_signal_before_or_after_training_says_how_to_go_on(
+    start: Start,
+    tmp_path: Path,
+    moment: str,
+    options: tuple[str, ...],
+    number: signal.Signals,
+) -> None:
+    run = tmp_path / "run"
+    process = start(*run_options(run, *OPTIONS, *options))
+    while process.poll() is None and not (run / moment).exists():
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert errors.splitlines()[-1] == (
+        f"stopped; to go on: python recipes/drama_atari100k.py resume={run}"
+    )
+    _, resumed = read_arguments([f"resume={run}"])
+    assert resumed
 
 
 @pytest.mark.slow

@@ -91,6 +91,17 @@ class TestFinalScores:
         assert scores["sampled"]["episodes"] == 2
         assert scores["greedy"] == summarize("Alien", [])
 
+    def test_what_is_raised_meanwhile_ends_the_episodes(self, agent: Agent) -> None:
+        steps = iter(range(100))
+
+        def stop() -> None:
+            if next(steps) == 3:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            list(final_scores(alien(), agent, meanwhile=stop))
+        assert next(steps) == 4
+
     def test_the_agent_does_not_change(self, agent: Agent) -> None:
         before = copy.deepcopy(agent.state_dict())
         list(final_scores(alien(), agent))

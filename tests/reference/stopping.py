@@ -18,6 +18,7 @@ from drama_torchrl.record.checkpoint import load_tensors
 from drama_torchrl.record.manifest import Manifest
 from drama_torchrl.record.replay_chunks import ReplayChunks
 from drama_torchrl.record.resuming import open_run, read_arguments
+from drama_torchrl.record.stopping import StopSignals
 from drama_torchrl.seeding import seed_everything
 from recipes.drama_atari100k import train
 
@@ -72,12 +73,15 @@ def run_training(arguments: Sequence[str], *transforms: Transform) -> None:
     for transform in transforms:
         env.append_transform(transform)
     try:
-        with open_run(config, resumed=resumed) as run:
+        with (
+            StopSignals(config.run_path) as stop,
+            open_run(config, resumed=resumed) as run,
+        ):
             num_actions = env.action_spec.shape[-1]
             agent = make_agent(
                 config, num_actions, make_device(config.execution.device)
             )
-            train(config, agent, env, run)
+            train(config, agent, env, run, stop)
     finally:
         env.close()
 
