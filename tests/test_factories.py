@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
@@ -292,6 +293,23 @@ class TestReplay:
             drawn = view.sample()
             index = drawn["index"].reshape(shape)
             assert (index.diff(dim=1) == 1).all()
+
+    @pytest.mark.parametrize("sampling", ["dfs", "uniform"])
+    def test_the_view_is_restored_with_the_buffer(
+        self, sampling: str, tmp_path: Path
+    ) -> None:
+        config = tiny_config(
+            f"replay.sampling={sampling}",
+            "replay.capacity=90",
+            "replay.imagination_batch=87",  # every window
+            "replay.imagination_window=4",
+        )
+        full, _ = make_replay(config, CPU)
+        full.extend(TensorDict(time=torch.arange(100), batch_size=[100]))
+        full.dumps(tmp_path / "buffer")
+        replay, contexts = make_replay(config, CPU)
+        replay.loads(tmp_path / "buffer")
+        assert (contexts.sample()["time"].diff(dim=1) == 1).all()
 
     def test_the_view_cannot_be_written_to(self) -> None:
         _, contexts = make_replay(tiny_config(), CPU)

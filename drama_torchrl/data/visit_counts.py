@@ -17,7 +17,7 @@ __all__ = [
 
 
 class RingCursor:
-    """Newest slot of the one ring storage that a sampler draws from.
+    """Newest slot of the one ring storage that samplers draw from, and may share.
 
     TorchRL keeps the newest slot in the storage but restores it neither in
     ``loads`` nor in ``load_state_dict`` (0.14): a wrapped buffer would hand out

@@ -165,6 +165,10 @@ class UniformWindowSampler(WindowSampler):
     :class:`WindowSampler`.
 
     Args:
+        slots: the newest slot of the storage, shared by all samplers of that storage:
+            what restores one then restores all. ``None``: the sampler keeps its own,
+            which must be restored as well: until the next write it would else draw
+            windows from the newest record to the oldest.
         window: records in a window.
         episode_end_key: entry that is True at the end of an episode, for windows
             that never run across one; ``None``: they do.
@@ -182,9 +186,14 @@ class UniformWindowSampler(WindowSampler):
     """
 
     def __init__(
-        self, *, window: int, episode_end_key: NestedKey | None = None
+        self,
+        slots: RingCursor | None = None,
+        *,
+        window: int,
+        episode_end_key: NestedKey | None = None,
     ) -> None:
-        super().__init__(RingCursor(), window=window, episode_end_key=episode_end_key)
+        slots = RingCursor() if slots is None else slots
+        super().__init__(slots, window=window, episode_end_key=episode_end_key)
 
     def log_weights(self, storage: Storage) -> Tensor:
         """Returns 0 for all."""

@@ -11,6 +11,7 @@ from drama_torchrl.data import (
     DFSImaginationSampler,
     DFSSampler,
     HostStorage,
+    RingCursor,
     UnblockedReplayBuffer,
     UniformWindowSampler,
     VisitCounts,
@@ -60,9 +61,9 @@ def make_replay(
 ) -> tuple[UnblockedReplayBuffer, UnblockedReplayBuffer]:
     """Build the replay buffer and a read-only view that draws imagination contexts.
 
-    Both draw windows of one storage; with ``replay.sampling=dfs`` they share visit
-    counts, and batches come on the device that trains on them. A GPU draws, and keeps
-    all that is small, where frames are in the host's memory, too: it reads them itself.
+    Both draw windows of one storage and share what they remember of it, and batches
+    come on the device that trains on them. A GPU draws, and keeps all that is small,
+    where frames are in the host's memory, too: it reads them itself.
 
     Returns:
         The buffer, sampled as ``[model_batch, model_window]``, and the view, sampled
@@ -84,9 +85,10 @@ def make_replay(
             ),
         )
     else:
+        slots = RingCursor()
         samplers = (
-            UniformWindowSampler(window=c.model_window),
-            UniformWindowSampler(window=c.imagination_window),
+            UniformWindowSampler(slots, window=c.model_window),
+            UniformWindowSampler(slots, window=c.imagination_window),
         )
     replay = UnblockedReplayBuffer(
         stream=stream, storage=storage, sampler=samplers[0], batch_size=c.model_batch

@@ -28,6 +28,7 @@ from torchrl.data.replay_buffers import Sampler
 from drama_torchrl.data import (
     DFSImaginationSampler,
     DFSSampler,
+    RingCursor,
     UniformWindowSampler,
     VisitCounts,
 )
@@ -473,6 +474,24 @@ def test_uniform_sampler_restores_its_seam(tmp_path: Path) -> None:
     source.dumps(tmp_path / "buffer")
     target.loads(tmp_path / "buffer")
     assert (target.sample(8)["time"].diff(dim=1) == 1).all()
+
+
+def test_a_uniform_view_that_shares_the_cursor_is_restored_with_the_buffer(
+    tmp_path: Path,
+) -> None:
+    source = make_buffer(UniformWindowSampler(window=WINDOW), 10)
+    cursor = RingCursor()
+    target = make_buffer(UniformWindowSampler(cursor, window=WINDOW), 10)
+    view = TensorDictReplayBuffer(
+        storage=target.storage,
+        sampler=UniformWindowSampler(cursor, window=WINDOW + 1),
+        writer=ImmutableDatasetWriter(),
+    )
+    source.extend(records(0, 16))
+    source.dumps(tmp_path / "buffer")
+    target.loads(tmp_path / "buffer")
+    starts = view.sample(7)["time"][:, 0]
+    assert sorted(starts.tolist()) == list(range(6, 13))
 
 
 def test_either_sampler_restores_the_counts_of_both(tmp_path: Path) -> None:
