@@ -304,6 +304,7 @@ class TestKeys:
             "objectives.WorldModelLoss",
             "objectives.ActorLoss",
             "objectives.CriticLoss",
+            "objectives.LambdaReturns",
         }
 
     @pytest.mark.parametrize("name", KEYED)

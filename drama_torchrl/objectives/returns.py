@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass, fields
 
 import torch
 from tensordict import TensorDictBase
@@ -91,11 +91,13 @@ class LambdaReturns(TensorDictModuleBase):
     A_t = G_t - V_t, with G_t of :func:`lambda_returns` (Drama section 2.3)
 
     Args:
-        critic: module writing ``"state_value"``; it receives no gradient.
+        critic: module writing ``"state_value"``; it receives no gradient, and its
+            inputs are its own ``in_keys``.
         discount: γ.
         trace_decay: λ.
 
     Writes ``"state_value"``, ``"value_target"`` and ``"advantage"``, ``[N, H, 1]``.
+    Keys are renamed with :meth:`set_keys`.
 
     Example:
         >>> from drama_torchrl.config import load_config
@@ -105,7 +107,15 @@ class LambdaReturns(TensorDictModuleBase):
         ['state_value', 'value_target', 'advantage']
     """
 
-    out_keys: ClassVar[list[NestedKey]] = ["state_value", "value_target", "advantage"]
+    @dataclass
+    class _AcceptedKeys:
+        """Keys of the rollout."""
+
+        state_value: NestedKey = "state_value"
+        value_target: NestedKey = "value_target"
+        advantage: NestedKey = "advantage"
+        reward: NestedKey = ("next", "reward")
+        terminated: NestedKey = ("next", "terminated")
 
     def __init__(
         self, critic: TensorDictModuleBase, *, discount: float, trace_decay: float
@@ -114,26 +124,48 @@ class LambdaReturns(TensorDictModuleBase):
         self.critic = critic
         self.discount = discount
         self.trace_decay = trace_decay
+        self.tensor_keys = self._AcceptedKeys()
 
     @property
     def in_keys(self) -> list[NestedKey]:
         """Keys that :meth:`forward` reads."""
-        inputs = self.critic.in_keys
-        nexts = [*inputs, "reward", "terminated"]
-        return [*inputs, *(("next", key) for key in nexts)]
+        inputs, keys = self.critic.in_keys, self.tensor_keys
+        nexts = [("next", key) for key in inputs]
+        return [*inputs, *nexts, keys.reward, keys.terminated]
+
+    @property
+    def out_keys(self) -> list[NestedKey]:
+        """Keys that :meth:`forward` writes."""
+        keys = self.tensor_keys
+        return [keys.state_value, keys.value_target, keys.advantage]
+
+    def set_keys(self, **keys: NestedKey) -> None:
+        """Rename entries, as in TorchRL's loss modules.
+
+        Raises:
+            ValueError: if a name is not among ``tensor_keys``.
+        """
+        known = [field.name for field in fields(self._AcceptedKeys)]
+        for name, key in keys.items():
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is not a key of LambdaReturns; expected one of {known}."
+                )
+            setattr(self.tensor_keys, name, key)
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Complete a rollout ``[N, H]``."""
-        values = rollout_values(self.critic, tensordict)
+        keys = self.tensor_keys
+        values = rollout_values(self.critic, tensordict, keys.state_value)
         value = values[:, :-1]
         value_target = lambda_returns(
             values,
-            tensordict[("next", "reward")],
-            tensordict[("next", "terminated")],
+            tensordict[keys.reward],
+            tensordict[keys.terminated],
             discount=self.discount,
             trace_decay=self.trace_decay,
         )
-        tensordict.set("state_value", value)
-        tensordict.set("value_target", value_target)
-        return tensordict.set("advantage", value_target - value)
+        tensordict.set(keys.state_value, value)
+        tensordict.set(keys.value_target, value_target)
+        return tensordict.set(keys.advantage, value_target - value)

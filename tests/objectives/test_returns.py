@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
+from tensordict.utils import NestedKey
 from torch import Tensor
 
 from drama_torchrl.envs.imagination import ImaginationEnv, imagine
@@ -152,6 +154,42 @@ class TestLambdaReturns:
         estimator = LambdaReturns(count_critic(), discount=0.9, trace_decay=0.7)
         out = estimator(rollout)
         assert not any(out[key].requires_grad for key in estimator.out_keys)
+
+    RENAMED: ClassVar[dict[str, NestedKey]] = {
+        "state_value": ("critic", "v"),
+        "value_target": ("critic", "target"),
+        "advantage": "a",
+        "reward": ("next", "info", "gain"),
+        "terminated": ("next", "info", "end"),
+    }
+
+    def test_renamed_nested_keys_give_the_same_numbers(self) -> None:
+        plain = LambdaReturns(count_critic(), discount=0.9, trace_decay=0.7)
+        rollout = imagined_batch().select(*plain.in_keys)
+        expected = plain(rollout.clone())
+        critic = count_critic()
+        critic.out_keys = [self.RENAMED["state_value"]]
+        estimator = LambdaReturns(critic, discount=0.9, trace_decay=0.7)
+        estimator.set_keys(**self.RENAMED)
+        for name in ("reward", "terminated"):
+            rollout.set(self.RENAMED[name], rollout["next"].pop(name))
+        out = estimator(rollout.select(*estimator.in_keys))
+        for before, after in zip(plain.out_keys, estimator.out_keys, strict=True):
+            assert torch.equal(out[after], expected[before])
+        assert not {"state_value", "value_target", "advantage"} & set(out.keys())
+
+    def test_keys_of_one_are_not_those_of_another(self) -> None:
+        first, second = (
+            LambdaReturns(count_critic(), discount=0.9, trace_decay=0.7)
+            for _ in range(2)
+        )
+        first.set_keys(advantage="a")
+        assert second.out_keys == ["state_value", "value_target", "advantage"]
+
+    def test_an_unknown_key_is_explained(self) -> None:
+        estimator = LambdaReturns(count_critic(), discount=0.9, trace_decay=0.7)
+        with pytest.raises(ValueError, match=r"'rewards' is not a key.*'reward'"):
+            estimator.set_keys(rewards="gain")
 
 
 class TestScriptedWorld:
