@@ -4,23 +4,76 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch._inductor import config as inductor
 
 from drama_torchrl import kernels
 from drama_torchrl.parallel import before_leaving, size
 from drama_torchrl.updates import BehaviourUpdate, Update, WorldModelUpdate
 
-__all__ = ["CapturedUpdate", "compile_regions"]
+__all__ = ["CapturedUpdate", "check_shapes", "compile_regions", "shapes_of"]
 
 # By name and version: what they do is in their arguments, which are part of the key.
 _CACHEABLE = {
     f"torch.amp.autocast_mode.{name}": "1"
     for name in ("_enter_autocast", "_exit_autocast")
 }
+
+
+def shapes_of(batch: TensorDictBase) -> dict[NestedKey, torch.Size]:
+    """Shapes of all entries of a batch, nested ones too."""
+    return {key: value.shape for key, value in batch.items(True, True)}
+
+
+def check_shapes(
+    batch: TensorDictBase, recorded: Mapping[NestedKey, torch.Size]
+) -> None:
+    """Refuse a batch that cannot be copied, entry by entry, to where a graph reads.
+
+    Copying would repeat a single row until it fits, and keep what is not in the batch.
+
+    Args:
+        batch: the next batch.
+        recorded: :func:`shapes_of` the one that was recorded.
+
+    Raises:
+        ValueError: if an entry is missing, new or of another shape.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> check_shapes(TensorDict(x=torch.ones(2)), {"x": torch.Size([2])})
+    """
+    shapes = shapes_of(batch)
+    if shapes == recorded:
+        return
+    keys = {**recorded, **shapes}
+    different = [key for key in keys if shapes.get(key) != recorded.get(key)]
+    expected, got = (
+        ", ".join(
+            f"{k} of {tuple(each[k])}" if k in each else f"no {k}" for k in different
+        )
+        for each in (recorded, shapes)
+    )
+    raise ValueError(
+        "Expected a batch of the shapes that the update was recorded with, "
+        f"{expected}, got {got}; give all batches one size, or make another "
+        "CapturedUpdate."
+    )
+
+
+class _Recording(NamedTuple):
+    """A graph, the batch that it reads, with its shapes, and what it writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: TensorDictBase
+    shapes: dict[NestedKey, torch.Size]
+    metrics: TensorDictBase
 
 
 class CapturedUpdate:
@@ -64,23 +117,25 @@ class CapturedUpdate:
         self.calls = 0
         # Before branches of no priority, which large kernels run on.
         self._stream = torch.cuda.Stream(device, priority=-1)
-        self._recording: (
-            tuple[torch.cuda.CUDAGraph, TensorDictBase, TensorDictBase] | None
-        ) = None
+        self._recording: _Recording | None = None
         before_leaving(self.forget)
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        """Run, record or replay the update on ``batch``."""
+        """Run, record or replay the update on ``batch``.
+
+        Raises:
+            ValueError: if a batch has other shapes than the one that was recorded.
+        """
         self.calls += 1
         with torch.cuda.device(self.device):
             if self.calls <= self.warmup:
                 return self._run(batch)
             if self._recording is None:
                 self._recording = self._record(batch)
-            graph, static_batch, metrics = self._recording
-            static_batch.copy_(batch)
-            graph.replay()
-            return metrics
+            check_shapes(batch, self._recording.shapes)
+            self._recording.batch.copy_(batch)
+            self._recording.graph.replay()
+            return self._recording.metrics
 
     def forget(self) -> None:
         """Drop the recording: what it reads has been replaced, not changed in place."""
@@ -95,16 +150,14 @@ class CapturedUpdate:
         current.wait_stream(self._stream)
         return metrics
 
-    def _record(
-        self, batch: TensorDictBase
-    ) -> tuple[torch.cuda.CUDAGraph, TensorDictBase, TensorDictBase]:
+    def _record(self, batch: TensorDictBase) -> _Recording:
         static_batch = batch.clone()
         graph = torch.cuda.CUDAGraph()
         # Beside other processes, NCCL's own thread asks for events meanwhile.
         mode = "global" if size() == 1 else "thread_local"
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode=mode):
             metrics = self.update(static_batch.copy())
-        return graph, static_batch, metrics
+        return _Recording(graph, static_batch, shapes_of(static_batch), metrics)
 
 
 def compile_regions(update: WorldModelUpdate | BehaviourUpdate) -> None:

@@ -7,11 +7,38 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 from torch._dynamo.utils import counters
 
 from drama_torchrl import acceleration, kernels
-from drama_torchrl.acceleration import compile_regions
+from drama_torchrl.acceleration import check_shapes, compile_regions, shapes_of
+
+
+def batch(rows: int, width: int = 3, **more: Tensor) -> TensorDict:
+    windows = TensorDict(x=torch.ones(rows, width), **more, batch_size=[rows])
+    return TensorDict(windows=windows, done=torch.zeros(4))
+
+
+def test_a_batch_of_the_recorded_shapes_may_be_copied() -> None:
+    check_shapes(batch(4), shapes_of(batch(4)))
+
+
+@pytest.mark.parametrize(
+    ("other", "got"),
+    [
+        (batch(1), r"\('windows', 'x'\) of \(1, 3\)"),
+        (batch(4, width=1), r"\('windows', 'x'\) of \(4, 1\)"),
+        (batch(4).exclude("done"), "no done"),
+        (batch(4, y=torch.ones(4)), r"\('windows', 'y'\) of \(4,\)"),
+    ],
+    ids=["one row", "narrow", "a key less", "a key more"],
+)
+def test_a_batch_that_would_be_spread_over_the_recorded_one_is_refused(
+    other: TensorDict, got: str
+) -> None:
+    with pytest.raises(ValueError, match=f"recorded with.*got {got}; "):
+        check_shapes(other, shapes_of(batch(4)))
 
 
 class Update:

@@ -42,6 +42,16 @@ def test_a_replay_reads_the_new_batch() -> None:
         )
 
 
+def test_a_replay_refuses_a_batch_of_another_size() -> None:
+    update = CapturedUpdate(lambda batch: batch.apply(lambda x: 2 * x))
+    for _ in range(5):
+        update(TensorDict(x=torch.ones(4, device=DEVICE), batch_size=[4]))
+    with pytest.raises(
+        ValueError, match=r"recorded with, x of \(4,\), got x of \(1,\)"
+    ):
+        update(TensorDict(x=torch.ones(1, device=DEVICE), batch_size=[1]))
+
+
 @pytest.mark.parametrize("updates", ["in_turn", "at_once"])
 @pytest.mark.parametrize(
     ("fast", "autocast"),
