@@ -14,6 +14,7 @@ __all__ = [
     "POSITIVE",
     "PROBABILITY",
     "SEED",
+    "SEVERAL_SIZES",
     "SIZES",
     "WORD",
     "ConfigError",
@@ -63,6 +64,10 @@ ANYTHING = Limit("any value", lambda _: True)
 SIZES = Limit(
     "a list of one or more whole numbers, each at least 1",
     lambda values: len(values) > 0 and min(values) >= 1,
+)
+SEVERAL_SIZES = Limit(
+    "a list of two or more whole numbers, each at least 1",
+    lambda values: len(values) > 1 and min(values) >= 1,
 )
 
 

@@ -17,6 +17,7 @@ from drama_torchrl.limits import (
     POSITIVE,
     PROBABILITY,
     SEED,
+    SEVERAL_SIZES,
     SIZES,
     WORD,
     Options,
@@ -124,7 +125,7 @@ class WorldModelConfig(Options):
 
     section: ClassVar[str] = "world_model"
 
-    filters: list[int] = option([16, 32, 48, 64, 64], SIZES)
+    filters: list[int] = option([16, 32, 48, 64, 64], SEVERAL_SIZES)
     """Filters of the encoder's convolutions; the decoder mirrors them. Table 5."""
     num_categoricals: int = option(32, at_least(1))
     """Categorical variables K in a latent. Section 2.2.1."""

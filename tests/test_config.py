@@ -81,6 +81,7 @@ IMPOSSIBLE = {
         r"env\.frame_size: expected a multiple of 128.*got 64",
     ),
     "no filters": ("world_model.filters=[]", r"filters: expected a list.*got \[\]"),
+    "one filter": ("world_model.filters=[4]", r"filters: .* two or more .*got \[4\]"),
     "no units": ("behaviour.actor_units=[64,0]", r"actor_units: expected a list"),
     "window longer than the buffer": (
         "replay.capacity=100",

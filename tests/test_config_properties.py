@@ -102,7 +102,7 @@ sound = st.fixed_dictionaries(
         "run_dir": st.text(max_size=12),
         "env.game": st.text(min_size=1, max_size=12),
         "replay.temperature": st.floats(1e-300, 1e300),
-        "world_model.filters": st.lists(st.integers(1, 9), min_size=1, max_size=5),
+        "world_model.filters": st.lists(st.integers(1, 9), min_size=2, max_size=5),
         "log.progress": st.booleans(),
     },
 )
