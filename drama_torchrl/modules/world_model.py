@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -17,6 +17,7 @@ from drama_torchrl.modules.distributions import (
 )
 from drama_torchrl.modules.dynamics import Dynamics
 from drama_torchrl.modules.heads import RewardHead, TerminationHead
+from drama_torchrl.modules.tensor_keys import rename
 
 __all__ = ["WorldModel"]
 
@@ -142,13 +143,7 @@ class WorldModel(TensorDictModuleBase):
         Raises:
             ValueError: if a name is not among ``tensor_keys``.
         """
-        known = [field.name for field in fields(self._AcceptedKeys)]
-        for name, key in keys.items():
-            if name not in known:
-                raise ValueError(
-                    f"{name!r} is not a key of WorldModel; expected one of {known}."
-                )
-            setattr(self.tensor_keys, name, key)
+        rename(self.tensor_keys, keys, owner="WorldModel")
 
     def initial_state(self, batch_size: int | torch.Size) -> TensorDict:
         """Recurrent state of an empty past, of batch size ``[B]``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDictBase
@@ -10,6 +10,8 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives.value.functional import td_lambda_return_estimate
+
+from drama_torchrl.modules.tensor_keys import rename
 
 __all__ = ["LambdaReturns", "lambda_returns", "rollout_values"]
 
@@ -145,13 +147,7 @@ class LambdaReturns(TensorDictModuleBase):
         Raises:
             ValueError: if a name is not among ``tensor_keys``.
         """
-        known = [field.name for field in fields(self._AcceptedKeys)]
-        for name, key in keys.items():
-            if name not in known:
-                raise ValueError(
-                    f"{name!r} is not a key of LambdaReturns; expected one of {known}."
-                )
-            setattr(self.tensor_keys, name, key)
+        rename(self.tensor_keys, keys, owner="LambdaReturns")
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
