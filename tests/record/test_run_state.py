@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDict
+from torchrl.data import LazyTensorStorage
 
 from drama_torchrl.config import DramaConfig
+from drama_torchrl.data import UnblockedReplayBuffer, UniformWindowSampler
 from drama_torchrl.factories import make_replay
 from drama_torchrl.record.run_state import SamplerState
 from tests.reference.tiny import tiny_config
@@ -35,5 +37,15 @@ def test_counts_that_are_shared_are_saved_once_and_restored_to_both() -> None:
 
 
 def test_samplers_that_share_nothing_are_saved_each() -> None:
-    config = tiny_config("replay.sampling=uniform", "replay.capacity=400")
-    assert list(SamplerState(*filled(config)).state_dict()) == ["0", "1"]
+    views = []
+    for records in (9, 11):
+        view = UnblockedReplayBuffer(
+            stream=None,
+            storage=LazyTensorStorage(8),
+            sampler=UniformWindowSampler(window=2),
+        )
+        for record in range(records):
+            view.extend(TensorDict({"time": torch.tensor([record])}, [1]))
+        views.append(view)
+    state = SamplerState(*views).state_dict()
+    assert state == {"0": {"newest": 0}, "1": {"newest": 2}}
