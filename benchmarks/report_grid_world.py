@@ -18,18 +18,12 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from drama_torchrl.gridworld.outcome import read_rows, write_tables
 from drama_torchrl.gridworld.plots import draw_grid_world, draw_memory
 from drama_torchrl.gridworld.study import Row
-from drama_torchrl.gridworld.tables import (
-    grid_world_table,
-    memory_table,
-    origin,
-    to_csv,
-)
-from drama_torchrl.gridworld.training import Cost
+from drama_torchrl.gridworld.tables import grid_world_table, memory_table
 from drama_torchrl.options import DYNAMICS
-from drama_torchrl.report.plots import to_png
-from drama_torchrl.report.table import Table, to_markdown
+from drama_torchrl.report.table import Table
 
 __all__ = ["main"]
 
@@ -80,14 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
     options = parts[0]["options"]
     study = next(each for name, each in STUDIES.items() if name in options)
-    rows = sorted((row for part in parts for row in _rows(part)), key=study.order)
-    note = (
-        f"{origin(parts[0]['provenance'])} Preset {options['preset']}, "
-        f"{options['batch']} sequences."
-    )
-    (folder / "table.md").write_text(to_markdown(study.table(rows, note)))
-    (folder / "table.csv").write_text(to_csv(rows))
-    (folder / "plot.png").write_bytes(to_png(study.draw(rows)))
+    rows = sorted((row for part in parts for row in read_rows(part)), key=study.order)
+    write_tables(folder, parts[0], rows, study.table, study.draw)
     return 0
 
 
@@ -95,13 +83,6 @@ def _circumstances(part: Part) -> tuple[object, ...]:
     source = part["provenance"]
     options = {k: v for k, v in part["options"].items() if k not in _SPLIT_BY}
     return source["commit"], source["device"], source["versions"], options
-
-
-def _rows(part: Part) -> list[Row]:
-    return [
-        Row(**row | {"cost": None if row["cost"] is None else Cost(**row["cost"])})
-        for row in part["rows"]
-    ]
 
 
 if __name__ == "__main__":
