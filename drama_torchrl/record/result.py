@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -50,20 +50,16 @@ def summarize(game: str, returns: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _nothing() -> None:
-    """Do nothing while the environments step."""
-
-
 def final_scores(
-    config: DramaConfig, agent: Agent, *, meanwhile: Callable[[], None] = _nothing
+    config: DramaConfig, agent: Agent, **options: Any
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Play complete episodes with a frozen agent: actions drawn, then the likeliest.
 
     Args:
         config: names the game, the way of acting and the numbers of episodes.
         agent: the agent; it does not change.
-        meanwhile: called at each step of the environments; what it raises ends the
-            episodes.
+        options: ``meanwhile`` of the policy, called at each step of the environments;
+            what it raises ends the episodes.
 
     Yields:
         ``"sampled"`` and ``"greedy"``, each with what :func:`summarize` returns, as
@@ -78,7 +74,7 @@ def final_scores(
             name,
             summarize(
                 config.env.game,
-                _play(config, agent, count, exploration, meanwhile) if count else [],
+                _play(config, agent, count, exploration, options) if count else [],
             ),
         )
 
@@ -88,13 +84,11 @@ def _play(
     agent: Agent,
     episodes: int,
     exploration: ExplorationType,
-    meanwhile: Callable[[], None],
+    options: Mapping[str, Any],
 ) -> list[float]:
     results = evaluate(
         lambda: make_atari(config, seed=EVALUATION_SEED),
-        lambda batch_size: make_policy(
-            config, agent, batch_size=batch_size, meanwhile=meanwhile
-        ),
+        lambda batch_size: make_policy(config, agent, batch_size=batch_size, **options),
         episodes=episodes,
         seed=EVALUATION_SEED + config.seed * episodes,
         exploration_type=exploration,
@@ -114,8 +108,7 @@ def score_run(
     agent: Agent,
     run: RunDirectory,
     journal: Journal,
-    *,
-    meanwhile: Callable[[], None] = _nothing,
+    **options: Any,
 ) -> dict[str, Any]:
     """Score a finished run by both measures and write its result and curve.
 
@@ -128,7 +121,7 @@ def score_run(
         agent: as it was trained; it does not change.
         run: where the result goes.
         journal: of the training.
-        meanwhile: as for :func:`final_scores`.
+        options: as for :func:`final_scores`.
 
     Returns:
         What ``result.json`` holds.
@@ -152,7 +145,7 @@ def score_run(
     known = reference_scores(game)
     references = {} if known is None else known._asdict()
     plot_learning_curve(journal.episodes, run.learning_curve, game=game, **references)
-    for name, scores in final_scores(config, agent, meanwhile=meanwhile):
+    for name, scores in final_scores(config, agent, **options):
         result[name] = scores
         run.write_result(result)
     return result
