@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ def load_tensors(path: str | Path, device: torch.device | str) -> dict[str, Any]
         CheckpointError: if the file is missing, damaged or holds other objects.
     """
     path = Path(path)
-    if not path.is_file():
-        got = "a directory" if path.is_dir() else "no such file"
+    if not isfile(path):
+        got = "a directory" if isdir(path) else "no such file"
         raise CheckpointError(
             f"{path}: expected a checkpoint, got {got}; name the checkpoint file "
             "in a run's directory."

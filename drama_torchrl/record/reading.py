@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping
+from os.path import isdir, isfile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -53,10 +54,10 @@ def read_options(run: RunDirectory) -> dict[str, Any]:
     Raises:
         UnusableRunError: if the directory is none of a run.
     """
-    if not run.path.is_dir():
-        got = "a file" if run.path.exists() else "no such directory"
+    if not isdir(run.path):
+        got = "a file" if isfile(run.path) else "no such directory"
         raise UnusableRunError(f"foreign: expected a run directory, got {got}")
-    if not run.config.is_file():
+    if not isfile(run.config):
         raise UnusableRunError("foreign: no config.yaml, so not a run directory")
     try:
         data = OmegaConf.to_container(OmegaConf.load(run.config))

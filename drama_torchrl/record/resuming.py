@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _check_unfinished(run: RunDirectory) -> None:
     if not run.unfinished:
-        got = "a finished run" if run.result.is_file() else "no run"
+        got = "a finished run" if isfile(run.result) else "no run"
         raise CheckpointError(
             f"{_OPTION}{run.path}: expected the directory of a run that was "
             f"interrupted, got {got}; name another one or start a new run."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os.path import isdir, isfile  # False of any path that cannot be looked at
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ class RunDirectory:
     @property
     def unfinished(self) -> bool:
         """Whether a run was started here and can go on."""
-        started = self.config.is_file()
-        return started and (self.snapshots.is_dir() or not self.result.is_file())
+        started = isfile(self.config)
+        return started and (isdir(self.snapshots) or not isfile(self.result))
 
     @property
     def config(self) -> Path:

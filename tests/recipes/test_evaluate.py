@@ -103,6 +103,7 @@ def test_a_run_on_two_gpus_needs_one_device(run: Path) -> None:
         ([], ConfigError, "expects a run directory first, got nothing"),
         (["seed=1"], ConfigError, "expects a run directory first, got seed=1"),
         (["{run}/none"], CheckpointError, "none/checkpoint.pt: .* got no such file"),
+        (["x" * 300], CheckpointError, "x/checkpoint.pt: .* got no such file"),
         (["{run}", "evaluation.episods=3"], ConfigError, "'evaluation.episodes'"),
         (["{run}", "evaluation.episodes=0"], ConfigError, "at least 1, got 0"),
         (
@@ -121,6 +122,7 @@ def test_a_run_on_two_gpus_needs_one_device(run: Path) -> None:
         "nothing",
         "option",
         "no run",
+        "no possible run",
         "misspelt",
         "impossible",
         "other networks",

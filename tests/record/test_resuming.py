@@ -104,9 +104,11 @@ def test_a_new_run_is_its_process_alone(tmp_path: Path) -> None:
             pass
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"resume={tmp_path}: .*got no run"):
-        read_arguments([f"resume={tmp_path}"])
+@pytest.mark.parametrize("name", ["", "none", "x" * 300])
+def test_what_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(CheckpointError, match=f"resume={path}: .*got no run"):
+        read_arguments([f"resume={path}"])
 
 
 def test_differences_name_what_is_on_one_side_alone() -> None:

@@ -168,6 +168,11 @@ def test_a_file_is_no_run(tmp_path: Path) -> None:
     assert refusal.reason == "foreign: expected a run directory, got a file"
 
 
+def test_a_name_that_no_directory_can_have_is_left_out(tmp_path: Path) -> None:
+    (refusal,) = collect_runs([tmp_path / ("x" * 300)]).refused
+    assert refusal.reason == "foreign: expected a run directory, got no such directory"
+
+
 def test_a_game_outside_the_benchmark_is_foreign(tmp_path: Path) -> None:
     (refusal,) = collect_runs([write_run(tmp_path / "run", "SpaceInvaders")]).refused
     assert "'SpaceInvaders' is none of the 26 games" in refusal.reason
