@@ -165,6 +165,8 @@ def _draw_rewards(axes: Axes, film: Film, steps: list[int]) -> None:
     axes.tick_params(labelsize=7)
     axes.set_xlabel("step")
     axes.set_ylabel("reward")
+    # A power of ten for the whole axis would stand where the legend is.
+    axes.yaxis.set_major_formatter("{x:.3g}")
     axes.legend(
         fontsize=7,
         ncols=4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,19 @@ def test_a_strip_frames_what_is_imagined_and_prints_rewards(
     assert legend is not None
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["real", "predicted", "real end", "predicted end"]
+
+
+def test_the_smallest_rewards_are_written_out(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    film = make_film(4, 2)
+    save_film_strip(
+        replace(film, reward=1e-6 * film.reward, predicted_reward=0 * film.reward),
+        tmp_path / "strip.png",
+    )
+    axis = figures[0].axes[-1].yaxis
+    assert axis.get_offset_text().get_text() == ""
+    assert "1e−06" in [label.get_text() for label in axis.get_ticklabels()]
 
 
 def test_a_strip_needs_a_column(tmp_path: Path) -> None:
