@@ -29,9 +29,10 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
         device: the device that trains; by default CUDA where there is one.
 
     Returns:
-        ``"written"`` (UTC, ISO 8601), ``"commit"`` (ending in ``-dirty`` if tracked
-        files were changed), ``"versions"`` by package, ``"device"`` (name of the GPU
-        or CPU) and ``"cpus"`` (their number). No host or user name.
+        ``"written"`` (UTC, ISO 8601), ``"commit"`` of the code when it was imported
+        (ending in ``-dirty`` if tracked files were changed), ``"versions"`` by
+        package, ``"device"`` (name of the GPU or CPU) and ``"cpus"`` (their number).
+        No host or user name.
 
     Example:
         >>> sorted(provenance())
@@ -41,7 +42,7 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": find_commit(Path(__file__)),
+        "commit": _COMMIT,
         "versions": find_versions(),
         "device": _find_device_name(device),
         "cpus": os.cpu_count(),
@@ -103,6 +104,10 @@ def _run_git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return done.stdout.strip() or None
+
+
+# Now: the checkout may move on while a run lasts.
+_COMMIT = find_commit(Path(__file__))
 
 
 def _find_device_name(device: torch.device) -> str | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 
+import drama_torchrl
 from drama_torchrl.record.atomic import write_json
 from drama_torchrl.record.origin import find_commit, provenance
 
@@ -66,4 +70,32 @@ def test_without_git_there_is_no_commit(
     git(source.parent, "commit", "--quiet", "--message", "first")
     monkeypatch.setenv("PATH", "")
     assert find_commit(source) is None
-    assert provenance()["commit"] is None
+
+
+def test_the_commit_is_that_of_the_code_that_runs(source: Path) -> None:
+    checkout = source.parent
+    package = Path(drama_torchrl.__file__).parent
+    shutil.copytree(package, checkout / package.name)
+    git(checkout, "add", package.name)
+    git(checkout, "commit", "--quiet", "--message", "first")
+    head = git(checkout, "rev-parse", "HEAD")
+    program = """
+        import sys
+        from drama_torchrl.record.origin import provenance
+        print("imported", flush=True)
+        sys.stdin.readline()
+        print(provenance()["commit"])
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=checkout,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "imported\n"
+        source.write_text("x = 2\n")
+        git(checkout, "commit", "--quiet", "--all", "--message", "second")
+        assert git(checkout, "rev-parse", "HEAD") != head
+        assert run.communicate("\n")[0].strip() == head
