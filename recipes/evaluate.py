@@ -5,9 +5,10 @@
 Options after the run directory change those of the run, for example
 ``execution.device=cpu`` or ``evaluation.greedy_episodes=0``. Writes
 ``evaluation.json``, with all options, and ``films/episode.gif`` beside the checkpoint;
-what was there before is replaced. An agent that acts in another way than it was trained
-gets files of its own: ``acting.latent=prior`` writes ``evaluation-latent=prior.json``
-and ``films/episode-latent=prior.gif``.
+what was there before is replaced. Reports count these episodes unless the run's own are
+more. An agent that acts in another way than it was trained gets files of its own:
+``acting.latent=prior`` writes ``evaluation-latent=prior.json`` and
+``films/episode-latent=prior.gif``.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         "config": asdict(config),
     }
     way = way_of_acting(state["config"], config)
-    write_json(run.path / f"evaluation{way}.json", scores)
+    write_json(run.evaluation.with_stem(run.evaluation.stem + way), scores)
     frames = record_episode(
         lambda: make_atari(config, seed=EVALUATION_SEED),
         lambda batch_size: make_policy(config, agent, batch_size=batch_size),

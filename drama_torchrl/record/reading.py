@@ -20,6 +20,7 @@ __all__ = [
     "UnusableRunError",
     "find_film",
     "read_episodes",
+    "read_evaluation",
     "read_options",
     "read_result",
     "read_score",
@@ -36,6 +37,9 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "steps_per_second": (float, int),
     "devices": (int,),
     "config": (dict,),
+}
+_EVALUATION = {
+    name: _RESULT[name] for name in ("game", "preset", "seed", "steps", "config")
 }
 # What a result had before it was written down.
 _ONCE_LEFT_OUT = {"devices": 1}
@@ -77,22 +81,13 @@ def read_result(run: RunDirectory) -> dict[str, Any]:
     Raises:
         UnusableRunError: if it is absent, damaged or that of something else.
     """
-    try:
-        result = json.loads(run.result.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UnusableRunError(
-            "incomplete: no result.json; the run has not ended"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UnusableRunError(
-            f"damaged: result.json cannot be read ({type(error).__name__})"
-        ) from error
+    if not isfile(run.result):
+        raise UnusableRunError("incomplete: no result.json; the run has not ended")
+    result = _read_json(run.result)
     if not isinstance(result, dict):
         raise UnusableRunError("foreign: result.json holds no result of a run")
     result = _ONCE_LEFT_OUT | result
-    wrong = [
-        name for name, types in _RESULT.items() if type(result.get(name)) not in types
-    ]
+    wrong = _mistyped(result, _RESULT)
     if wrong:
         raise UnusableRunError(
             f"foreign: result.json expects {', '.join(wrong)}, got "
@@ -101,25 +96,64 @@ def read_result(run: RunDirectory) -> dict[str, Any]:
     return result
 
 
-def read_score(result: Mapping[str, Any], section: str) -> float:
-    """Mean return of a section of a result, checked against its single returns.
+def read_evaluation(run: RunDirectory) -> dict[str, Any] | None:
+    """Read ``evaluation.json``: a checkpoint scored once more.
+
+    Returns:
+        Its entries; ``None`` if there is no such file, or one that does not say of
+        which run it is.
+
+    Raises:
+        UnusableRunError: if it is damaged.
+    """
+    if not isfile(run.evaluation):
+        return None
+    scores = _read_json(run.evaluation)
+    if not isinstance(scores, dict) or _mistyped(scores, _EVALUATION):
+        return None
+    return scores
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableRunError(
+            f"damaged: {path.name} cannot be read ({type(error).__name__})"
+        ) from error
+
+
+def _mistyped(
+    entries: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
+) -> list[str]:
+    return [name for name in types if type(entries.get(name)) not in types[name]]
+
+
+def read_score(
+    scores: Mapping[str, Any], section: str, file: str = "result.json"
+) -> tuple[float, int]:
+    """Mean return of a section of scores, checked against its single returns.
 
     Args:
-        result: from :func:`read_result`.
+        scores: from :func:`read_result` or :func:`read_evaluation`.
         section: ``"training"`` or ``"sampled"``.
+        file: where they are from, for the message.
+
+    Returns:
+        The mean and the number of episodes.
 
     Raises:
         UnusableRunError: without episodes, or if the mean is not theirs.
 
     Example:
         >>> read_score({"sampled": {"mean": 2.0, "returns": [1.0, 3.0]}}, "sampled")
-        2.0
+        (2.0, 2)
     """
-    scores = result.get(section)
-    scores = scores if isinstance(scores, dict) else {}
-    mean, returns = scores.get("mean"), scores.get("returns")
+    found = scores.get(section)
+    found = found if isinstance(found, dict) else {}
+    mean, returns = found.get("mean"), found.get("returns")
     if not returns or mean is None:
-        raise UnusableRunError(f"incomplete: no {section!r} episodes in result.json")
+        raise UnusableRunError(f"incomplete: no {section!r} episodes in {file}")
     try:
         agrees = math.isfinite(mean) and math.isclose(
             fmean(returns), mean, rel_tol=1e-6, abs_tol=1e-6
@@ -128,10 +162,10 @@ def read_score(result: Mapping[str, Any], section: str) -> float:
         agrees = False
     if not agrees:
         raise UnusableRunError(
-            f"damaged: the mean of {section!r} in result.json, {mean!r}, is not that "
-            "of its returns"
+            f"damaged: the mean of {section!r} in {file}, {mean!r}, is not that of "
+            "its returns"
         )
-    return float(mean)
+    return float(mean), len(returns)
 
 
 def read_episodes(run: RunDirectory) -> list[tuple[int, float]]:

@@ -114,6 +114,11 @@ class RunDirectory:
         return self.path / "result.json"
 
     @property
+    def evaluation(self) -> Path:
+        """Scores of the newest checkpoint that was evaluated once more, in JSON."""
+        return self.path / "evaluation.json"
+
+    @property
     def learning_curve(self) -> Path:
         """Returns over environment steps, in PNG."""
         return self.path / "learning_curve.png"

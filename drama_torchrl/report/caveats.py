@@ -38,11 +38,12 @@ def _caveats(variant: Variant) -> Iterator[str]:
     counts = [len(runs) for runs in variant.by_game.values()]
     settings = variant.runs[0].settings
     steps = settings["training.total_steps"]
-    episodes = settings["evaluation.episodes"]
+    episodes = sorted({run.final_episodes for run in variant.runs})
     if steps != _STEPS:
         yield f"runs of {steps} steps; the paper's scores are after {_STEPS}."
-    if episodes != _EPISODES:
-        yield f"final scores of {episodes} episodes instead of {_EPISODES}."
+    if episodes != [_EPISODES]:
+        counted = " to ".join(map(str, dict.fromkeys([episodes[0], episodes[-1]])))
+        yield f"final scores of {counted} episodes instead of {_EPISODES}."
     if len(counts) < _GAMES:
         yield (
             f"{len(counts)} of the {_GAMES} games of Atari100k; aggregates of fewer "

@@ -16,6 +16,7 @@ from drama_torchrl.record.reading import (
     UnusableRunError,
     find_film,
     read_episodes,
+    read_evaluation,
     read_options,
     read_result,
     read_score,
@@ -41,6 +42,7 @@ class Run:
             no result.
         training: mean return of the last five training episodes, the paper's measure.
         final: mean return of the last checkpoint's episodes with drawn actions.
+        final_episodes: number of these episodes.
         episodes: environment step at the end of each training episode, and its return.
         hours: wall-clock time of training.
         devices: that the run used at once.
@@ -57,6 +59,7 @@ class Run:
     settings: Mapping[str, Any]
     training: float
     final: float
+    final_episodes: int
     episodes: list[tuple[int, float]]
     hours: float
     devices: int
@@ -133,6 +136,9 @@ def collect_runs(paths: Iterable[str | Path]) -> Collection:
 def read_run(path: str | Path) -> Run:
     """Read a run directory.
 
+    Final episodes are those of ``evaluation.json`` if the last checkpoint played them,
+    acting as it was trained, and those of ``result.json`` are not more.
+
     Args:
         path: the directory.
 
@@ -145,7 +151,8 @@ def read_run(path: str | Path) -> Run:
     _check_one_source(options, result)
     _check_complete(options, result)
     episodes = read_episodes(run)
-    training, final = (read_score(result, name) for name in ("training", "sampled"))
+    training, _ = read_score(result, "training")
+    final, final_episodes = _read_final(run, options, result)
     if [value for _, value in episodes[-5:]] != result["training"]["returns"]:
         raise UnusableRunError(
             "foreign: episodes.csv does not end with the training returns of "
@@ -161,6 +168,7 @@ def read_run(path: str | Path) -> Run:
         settings=_settings_of(options),
         training=training,
         final=final,
+        final_episodes=final_episodes,
         episodes=episodes,
         hours=result["training_minutes"] / 60,
         devices=result["devices"],
@@ -172,21 +180,27 @@ def read_run(path: str | Path) -> Run:
     )
 
 
+def _read_final(
+    run: RunDirectory, options: Mapping[str, Any], result: Mapping[str, Any]
+) -> tuple[float, int]:
+    """The final score and the number of its episodes."""
+    played, wanted = _count_final(result), options.get("evaluation.episodes")
+    again = read_evaluation(run)
+    if (
+        again is not None
+        and again["steps"] == result["steps"]
+        and _count_final(again) >= played
+        and not _differences(options, again, (*CHANGES_NO_RESULT, "evaluation."))
+    ):
+        return read_score(again, "sampled", run.evaluation.name)
+    if played != wanted:
+        raise UnusableRunError(f"incomplete: {played} of {wanted} final episodes")
+    return read_score(result, "sampled")
+
+
 def _check_one_source(options: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Both files are of one run: they agree on every option."""
-    named = {name: result[name] for name in ("preset", "seed")}
-    claims = [
-        flatten(result["config"]),
-        {**options, "env.game": result["game"], **named},
-    ]
-    differing = list(
-        dict.fromkeys(
-            f"{name} ({options.get(name)!r}, {claim.get(name)!r})"
-            for claim in claims
-            for name in sorted({*options, *claim})
-            if options.get(name) != claim.get(name)
-        )
-    )
+    differing = _differences(options, result)
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UnusableRunError(
@@ -195,18 +209,37 @@ def _check_one_source(options: Mapping[str, Any], result: Mapping[str, Any]) -> 
         )
 
 
-def _check_complete(options: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """All steps were taken and all final episodes played."""
-    total, wanted = (
-        options.get(name) for name in ("training.total_steps", "evaluation.episodes")
+def _differences(
+    options: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    but_for: tuple[str, ...] = (),
+) -> list[str]:
+    """Options of a run, but for some, that its scores were not made with."""
+    named = {name: scores[name] for name in ("preset", "seed")}
+    claims = [
+        flatten(scores["config"]),
+        {**options, "env.game": scores["game"], **named},
+    ]
+    return list(
+        dict.fromkeys(
+            f"{name} ({options.get(name)!r}, {claim.get(name)!r})"
+            for claim in claims
+            for name in sorted({*options, *claim})
+            if options.get(name) != claim.get(name) and not name.startswith(but_for)
+        )
     )
+
+
+def _check_complete(options: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    total = options.get("training.total_steps")
     if not result["complete"] or result["steps"] != total:
         raise UnusableRunError(f"incomplete: {result['steps']} of {total} steps")
-    sampled = result.get("sampled")
+
+
+def _count_final(scores: Mapping[str, Any]) -> int:
+    sampled = scores.get("sampled")
     returns = sampled.get("returns") if isinstance(sampled, dict) else None
-    played = len(returns) if isinstance(returns, list) else 0
-    if played != wanted:
-        raise UnusableRunError(f"incomplete: {played} of {wanted} final episodes")
+    return len(returns) if isinstance(returns, list) else 0
 
 
 def _settings_of(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from drama_torchrl.config import load_config
+from drama_torchrl.config import config_from_dict, load_config
+from drama_torchrl.record.atomic import write_json
 from drama_torchrl.record.result import summarize
 from drama_torchrl.record.run_directory import RunDirectory
 
@@ -59,6 +60,27 @@ def write_run(
     )
     if film:
         write_film(run.films / "step-0100000.gif", seed)
+    return path
+
+
+def write_evaluation(
+    path: Path, returns: Sequence[float], *options: str, steps: int = 100_000
+) -> Path:
+    """A run's last checkpoint, scored again with other options."""
+    run = RunDirectory(path)
+    before = json.loads(run.result.read_text())["config"]
+    config = config_from_dict(before, [f"evaluation.episodes={len(returns)}", *options])
+    write_json(
+        run.evaluation,
+        {
+            "game": config.env.game,
+            "preset": config.preset,
+            "seed": config.seed,
+            "steps": steps,
+            "sampled": summarize(config.env.game, returns),
+            "config": asdict(config),
+        },
+    )
     return path
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from drama_torchrl.record.reading import UnusableRunError, read_score
 from drama_torchrl.report.runs import collect_runs, read_run
-from tests.report.run_files import change_result, write_run
+from tests.report.run_files import change_result, write_evaluation, write_run
 
 
 def test_a_complete_run_is_read(tmp_path: Path) -> None:
@@ -225,6 +225,61 @@ class TestDuplicates:
             write_run(tmp_path / "two", **other),  # type: ignore[arg-type]
         ]
         assert len(collect_runs(paths).runs) == 2
+
+
+class TestScoredAgain:
+    def test_its_episodes_count(self, tmp_path: Path) -> None:
+        options = ["execution.device=cpu", "evaluation.greedy_episodes=7"]
+        path = write_run(tmp_path / "run", final=9.0)
+        run = read_run(write_evaluation(path, [2.0, 3.0, 7.0], *options))
+        assert (run.final, run.final_episodes) == (4.0, 3)
+
+    def test_more_episodes_of_the_run_itself_count(self, tmp_path: Path) -> None:
+        path = write_run(tmp_path / "run", final=9.0)
+        run = read_run(write_evaluation(path, [2.0]))
+        assert (run.final, run.final_episodes) == (9.0, 2)
+
+    def test_a_run_that_ended_before_its_final_episodes_counts(
+        self, tmp_path: Path
+    ) -> None:
+        path = change_result(write_run(tmp_path / "run"), {"sampled": None})
+        assert read_run(write_evaluation(path, [4.0])).final == 4.0
+
+    @pytest.mark.parametrize(
+        "options",
+        [["seed=2"], ["acting.latent=prior"], ["env.max_frames=40"]],
+        ids=["seed", "way of acting", "protocol"],
+    )
+    def test_episodes_under_other_options_do_not(
+        self, tmp_path: Path, options: list[str]
+    ) -> None:
+        path = write_run(tmp_path / "run", final=9.0)
+        assert read_run(write_evaluation(path, [1.0] * 100, *options)).final == 9.0
+
+    def test_episodes_of_an_earlier_checkpoint_do_not(self, tmp_path: Path) -> None:
+        path = write_run(tmp_path / "run", final=9.0)
+        assert read_run(write_evaluation(path, [1.0] * 9, steps=80_000)).final == 9.0
+
+    @pytest.mark.parametrize("text", ["[1]", '{"sampled": {"mean": 1.0}}'])
+    def test_a_file_that_names_no_run_does_not(self, tmp_path: Path, text: str) -> None:
+        path = write_run(tmp_path / "run", final=9.0)
+        (path / "evaluation.json").write_text(text)
+        assert read_run(path).final == 9.0
+
+    def test_a_damaged_file_is_told(self, tmp_path: Path) -> None:
+        path = write_run(tmp_path / "run")
+        (path / "evaluation.json").write_text('{"ga')
+        with pytest.raises(UnusableRunError, match=r"damaged: evaluation.json cannot"):
+            read_run(path)
+
+    def test_a_mean_that_is_not_that_of_its_returns_is_told(
+        self, tmp_path: Path
+    ) -> None:
+        path = write_evaluation(write_run(tmp_path / "run"), [2.0, 4.0])
+        text = (path / "evaluation.json").read_text()
+        (path / "evaluation.json").write_text(text.replace('"mean": 3.0', '"mean": 5'))
+        with pytest.raises(UnusableRunError, match=r"in evaluation.json, 5, is not"):
+            read_run(path)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from drama_torchrl.report.tables import (
     run_table,
 )
 from drama_torchrl.report.variants import Variant, group_variants
-from tests.report.run_files import write_run
+from tests.report.run_files import write_evaluation, write_run
 
 PRIOR = ["acting.latent=prior"]
 
@@ -154,6 +154,24 @@ class TestCaveats:
             "acting.latent=prior: one seed per game, so nothing is known about the "
             "spread over seeds.",
         ]
+
+    @pytest.mark.parametrize(
+        ("counts", "expected"),
+        [
+            ([16, 100, 30], ["final scores of 16 to 100 episodes instead of 100."]),
+            ([100, 100], []),
+            ([300], ["final scores of 300 episodes instead of 100."]),
+        ],
+    )
+    def test_final_episodes_are_those_that_count(
+        self, tmp_path: Path, counts: list[int], expected: list[str]
+    ) -> None:
+        paths = [
+            write_evaluation(write_run(tmp_path / str(n), seed=n), [1.0] * counts[n])
+            for n in range(len(counts))
+        ]
+        found = find_caveats(group_variants(collect_runs(paths).runs))
+        assert [text for text in found if "final scores" in text] == expected
 
     def test_a_shorter_run_than_the_papers_is_named(self, tmp_path: Path) -> None:
         options = ["training.total_steps=20000", "evaluation.episodes=2"]
