@@ -27,7 +27,7 @@ class Manifest:
     Args:
         step: environment steps of the run.
         config: all options, as ``dataclasses.asdict`` gives them.
-        versions: of the packages, and the type of the device.
+        versions: of the packages, the type of the device and the number of processes.
         files: checksums of the files beside the manifest, by name.
         written: transitions that the replay buffer had received.
         chunks: files that hold those which it kept.

@@ -108,7 +108,8 @@ def check_circumstances(
     Args:
         manifest: of the checkpoint.
         config: options of the run that would go on from it.
-        versions: of the packages here, and the type of the device.
+        versions: of the packages here, the type of the device and the number of
+            processes.
         folder: where the checkpoint is, for the message.
 
     Raises:

@@ -14,6 +14,7 @@ from torchrl.data import TensorDictReplayBuffer
 
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
+from drama_torchrl.parallel import size
 from drama_torchrl.record.atomic import remove_leftovers, replacing, sync_directory
 from drama_torchrl.record.checkpoint import (
     CheckpointError,
@@ -209,8 +210,8 @@ class Snapshots:
 
 
 def _circumstances(agent: Agent) -> dict[str, Any]:
-    """Versions of the packages and the type of the device: what results hang on."""
-    return {**find_versions(), "device": agent.device.type}
+    """What results hang on beside the options."""
+    return {**find_versions(), "device": agent.device.type, "processes": size()}
 
 
 def discard_snapshots(run: RunDirectory) -> None:

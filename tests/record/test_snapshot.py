@@ -140,11 +140,18 @@ def test_other_options_are_listed(run: Path) -> None:
     assert "max_minutes" not in message
 
 
-def test_other_versions_are_told(run: Path) -> None:
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [({"torch": "1.0"}, r"torch: '1\.0' then"), ({"processes": 2}, "2 then, 1 now")],
+    ids=["versions", "processes"],
+)
+def test_other_circumstances_are_told(
+    run: Path, then: dict[str, object], told: str
+) -> None:
     folder = newest(run)
     manifest = Manifest.load(folder)
-    replace(manifest, versions=manifest.versions | {"torch": "1.0"}).save(folder)
-    message = r"torch: '1\.0' then, .*not exactly"
+    replace(manifest, versions=manifest.versions | then).save(folder)
+    message = f"{told}.*not exactly"
     with pytest.warns(UserWarning, match=message), pytest.raises(CrashError):
         run_training([f"resume={run}"], CrashAfter(1))
 
