@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from drama_torchrl.record.scores import reference_scores
 __all__ = ["Collection", "Refusal", "Run", "collect_runs", "read_run"]
 
 _NAMES_THE_RUN = ("env.game", "seed")
+_MAY_DIFFER = (*CHANGES_NO_RESULT, "evaluation.")  # when a run is scored again
 _GPUS = ("NVIDIA", "Tesla", "GeForce", "Quadro", "TITAN", "AMD Instinct", "AMD Radeon")
 
 
@@ -184,13 +185,18 @@ def _read_final(
     run: RunDirectory, options: Mapping[str, Any], result: Mapping[str, Any]
 ) -> tuple[float, int]:
     """The final score and the number of its episodes."""
+
+    def counts(name: str) -> bool:
+        # A later version that scores an earlier run knows more options.
+        return name in options and not name.startswith(_MAY_DIFFER)
+
     played, wanted = _count_final(result), options.get("evaluation.episodes")
     again = read_evaluation(run)
     if (
         again is not None
         and again["steps"] == result["steps"]
         and _count_final(again) >= played
-        and not _differences(options, again, (*CHANGES_NO_RESULT, "evaluation."))
+        and not _differences(options, again, counts)
     ):
         return read_score(again, "sampled", run.evaluation.name)
     if played != wanted:
@@ -212,9 +218,9 @@ def _check_one_source(options: Mapping[str, Any], result: Mapping[str, Any]) -> 
 def _differences(
     options: Mapping[str, Any],
     scores: Mapping[str, Any],
-    but_for: tuple[str, ...] = (),
+    counts: Callable[[str], bool] = lambda _: True,
 ) -> list[str]:
-    """Options of a run, but for some, that its scores were not made with."""
+    """Options that count and that a run's scores were not made with."""
     named = {name: scores[name] for name in ("preset", "seed")}
     claims = [
         flatten(scores["config"]),
@@ -225,7 +231,7 @@ def _differences(
             f"{name} ({options.get(name)!r}, {claim.get(name)!r})"
             for claim in claims
             for name in sorted({*options, *claim})
-            if options.get(name) != claim.get(name) and not name.startswith(but_for)
+            if options.get(name) != claim.get(name) and counts(name)
         )
     )
 

@@ -256,6 +256,15 @@ class TestScoredAgain:
         path = write_run(tmp_path / "run", final=9.0)
         assert read_run(write_evaluation(path, [1.0] * 100, *options)).final == 9.0
 
+    def test_an_option_that_came_after_the_run_does_not_matter(
+        self, tmp_path: Path
+    ) -> None:
+        path = write_evaluation(write_run(tmp_path / "run"), [4.0, 4.0])
+        evaluation = json.loads((path / "evaluation.json").read_text())
+        evaluation["config"]["acting"]["temperature"] = 1.0
+        (path / "evaluation.json").write_text(json.dumps(evaluation))
+        assert read_run(path).final == 4.0
+
     def test_episodes_of_an_earlier_checkpoint_do_not(self, tmp_path: Path) -> None:
         path = write_run(tmp_path / "run", final=9.0)
         assert read_run(write_evaluation(path, [1.0] * 9, steps=80_000)).final == 9.0
