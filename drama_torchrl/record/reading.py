@@ -18,6 +18,7 @@ from drama_torchrl.record.run_directory import RunDirectory
 
 __all__ = [
     "UnusableRunError",
+    "count_episodes",
     "find_film",
     "read_episodes",
     "read_evaluation",
@@ -127,6 +128,22 @@ def _mistyped(
     entries: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
 ) -> list[str]:
     return [name for name in types if type(entries.get(name)) not in types[name]]
+
+
+def count_episodes(scores: Mapping[str, Any], section: str) -> int | None:
+    """Number of episodes in a section of scores; ``None`` if they were not played.
+
+    Args:
+        scores: from :func:`read_result` or :func:`read_evaluation`.
+        section: ``"training"``, ``"sampled"`` or ``"greedy"``.
+
+    Example:
+        >>> count_episodes({"sampled": {"mean": 2.0, "returns": [1.0, 3.0]}}, "sampled")
+        2
+    """
+    found = scores.get(section)
+    returns = found.get("returns") if isinstance(found, dict) else None
+    return len(returns) if isinstance(returns, list) else None
 
 
 def read_score(

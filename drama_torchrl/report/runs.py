@@ -14,6 +14,7 @@ from drama_torchrl.config import CHANGES_NO_RESULT, flatten
 from drama_torchrl.envs.games import find_rom_id, list_games
 from drama_torchrl.record.reading import (
     UnusableRunError,
+    count_episodes,
     find_film,
     read_episodes,
     read_evaluation,
@@ -190,12 +191,13 @@ def _read_final(
         # A later version that scores an earlier run knows more options.
         return name in options and not name.startswith(_MAY_DIFFER)
 
-    played, wanted = _count_final(result), options.get("evaluation.episodes")
+    wanted = options.get("evaluation.episodes")
+    played = count_episodes(result, "sampled") or 0
     again = read_evaluation(run)
     if (
         again is not None
         and again["steps"] == result["steps"]
-        and _count_final(again) >= played
+        and (count_episodes(again, "sampled") or 0) >= played
         and not _differences(options, again, counts)
     ):
         return read_score(again, "sampled", run.evaluation.name)
@@ -237,15 +239,10 @@ def _differences(
 
 
 def _check_complete(options: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """All steps were taken."""
     total = options.get("training.total_steps")
     if not result["complete"] or result["steps"] != total:
         raise UnusableRunError(f"incomplete: {result['steps']} of {total} steps")
-
-
-def _count_final(scores: Mapping[str, Any]) -> int:
-    sampled = scores.get("sampled")
-    returns = sampled.get("returns") if isinstance(sampled, dict) else None
-    return len(returns) if isinstance(returns, list) else 0
 
 
 def _settings_of(options: Mapping[str, Any]) -> dict[str, Any]:

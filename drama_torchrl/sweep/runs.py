@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from drama_torchrl.config import (
     CHANGES_NO_RESULT,
@@ -17,6 +17,7 @@ from drama_torchrl.config import (
 )
 from drama_torchrl.record.reading import (
     UnusableRunError,
+    count_episodes,
     read_episodes,
     read_result,
 )
@@ -57,8 +58,8 @@ def is_complete(run: PlannedRun) -> bool:
     found = config_from_dict(result["config"])
     if not (
         result["complete"]
-        and _played(result, "sampled") == found.evaluation.episodes
-        and _played(result, "greedy") == found.evaluation.greedy_episodes
+        and count_episodes(result, "sampled") == found.evaluation.episodes
+        and count_episodes(result, "greedy") == found.evaluation.greedy_episodes
     ):
         return False
     ours, theirs = flatten(asdict(run.config)), flatten(asdict(found))
@@ -131,12 +132,6 @@ def move_aside(run: PlannedRun) -> None:
     for old, new in ((run.path, path), (run.log, log)):
         if old.exists():
             old.rename(new)
-
-
-def _played(result: dict[str, Any], section: str) -> int:
-    scores = result.get(section)
-    returns = scores.get("returns") if isinstance(scores, dict) else None
-    return len(returns) if isinstance(returns, list) else -1
 
 
 def _read_score(run: RunDirectory) -> float | None:

@@ -70,6 +70,10 @@ def test_without_git_there_is_no_commit(
     git(source.parent, "commit", "--quiet", "--message", "first")
     monkeypatch.setenv("PATH", "")
     assert find_commit(source) is None
+    program = "from drama_torchrl.record import provenance; print(provenance())"
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "'commit': None" in run.stdout
 
 
 def test_the_commit_is_that_of_the_code_that_runs(source: Path) -> None:

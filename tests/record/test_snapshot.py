@@ -142,7 +142,10 @@ def test_other_options_are_listed(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("then", "told"),
-    [({"torch": "1.0"}, r"torch: '1\.0' then"), ({"processes": 2}, "2 then, 1 now")],
+    [
+        ({"torch": "1.0"}, r"torch: '1\.0' then, "),
+        ({"processes": 2}, "processes: 2 then, 1 now"),
+    ],
     ids=["versions", "processes"],
 )
 def test_other_circumstances_are_told(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drama_torchrl.record.reading import UnusableRunError, read_score
+from drama_torchrl.record.reading import UnusableRunError, count_episodes, read_score
 from drama_torchrl.report.runs import collect_runs, read_run
 from tests.report.run_files import change_result, write_evaluation, write_run
 
@@ -297,6 +297,7 @@ class TestScoredAgain:
 def test_a_section_without_readable_returns_is_no_score(scores: object) -> None:
     with pytest.raises(UnusableRunError, match="sampled"):
         read_score({"sampled": scores}, "sampled")
+    assert count_episodes({"sampled": scores}, "sampled") is None
 
 
 def test_a_result_whose_copy_of_the_options_is_foreign_is_left_out(
