@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch._inductor import config as inductor
+from torch._inductor.async_compile import maybe_warm_pool
 
 from drama_torchrl import kernels
 from drama_torchrl.parallel import before_leaving, size
@@ -170,11 +171,13 @@ def compile_regions(update: WorldModelUpdate | BehaviourUpdate) -> None:
 
     Compilers keep what they compiled from run to run, and know our operators by their
     names alone: the sources of the kernels become part of their key. A region that
-    switches autocast they would trace and differentiate anew at each start.
+    switches autocast they would trace and differentiate anew at each start. The
+    processes that compile for them take seconds to start, and start now.
 
     Args:
         update: its ``regions`` are compiled, each at its first call.
     """
+    maybe_warm_pool()
     torch.compiler.config.cache_key_tag = _digest_kernels()
     inductor.unsafe_marked_cacheable_functions |= _CACHEABLE
     for owner, method in update.regions:

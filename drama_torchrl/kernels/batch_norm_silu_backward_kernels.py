@@ -10,7 +10,8 @@ from drama_torchrl.kernels.batch_norm_silu_forward_kernels import (
     result_places,
     tile_places,
 )
-from drama_torchrl.kernels.optional_triton import jit, tl
+from drama_torchrl.kernels.launch import kernel
+from drama_torchrl.kernels.optional_triton import tl
 from drama_torchrl.kernels.silu_kernel import silu_gradient
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 
-@jit
+@kernel
 def gradient_sums_kernel(
     x: tl.tensor,
     dy: tl.tensor,
@@ -66,7 +67,7 @@ def gradient_sums_kernel(
     tl.store(place + programs * C, sum_dz_xhat, mask=inside)
 
 
-@jit
+@kernel
 def combine_sums_kernel(
     partials: tl.tensor,
     first_out: tl.tensor,
@@ -91,7 +92,7 @@ def combine_sums_kernel(
     tl.store(second_out + channel, tl.sum(second, 0), mask=channel < C)
 
 
-@jit
+@kernel
 def input_gradient_kernel(
     x: tl.tensor,
     dy: tl.tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 from drama_torchrl.kernels.silu_kernel import silu
 
@@ -90,7 +91,7 @@ def coefficients(
     return centre, inverse, gamma * inverse, shift
 
 
-@jit
+@kernel
 def statistics_kernel(
     x: tl.tensor,
     partials: tl.tensor,
@@ -126,7 +127,7 @@ def statistics_kernel(
     tl.store(place + 2 * programs * C, m2, mask=inside)
 
 
-@jit
+@kernel
 def combine_statistics_kernel(
     partials: tl.tensor,
     mean_out: tl.tensor,
@@ -159,7 +160,7 @@ def combine_statistics_kernel(
     tl.store(m2_out + channel, m2, mask=channel < C)
 
 
-@jit
+@kernel
 def normalise_kernel(
     x: tl.tensor,
     mean: tl.tensor,

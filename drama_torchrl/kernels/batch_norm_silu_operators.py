@@ -22,6 +22,7 @@ from drama_torchrl.kernels.batch_norm_silu_forward_kernels import (
     normalise_kernel,
     statistics_kernel,
 )
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.processors import processors, takes_ptx
 from drama_torchrl.parallel import all_sum, size
@@ -209,8 +210,8 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, dweight, dbias, None, None
 
 
-channel_statistics.register_fake(_fake_vectors)
-normalise_silu.register_fake(_fake_matrix)
-normalise_silu_sums.register_fake(_fake_vectors)
-normalise_silu_gradient.register_fake(_fake_matrix)
+fake_of(channel_statistics)(_fake_vectors)
+fake_of(normalise_silu)(_fake_matrix)
+fake_of(normalise_silu_sums)(_fake_vectors)
+fake_of(normalise_silu_gradient)(_fake_matrix)
 normalise_silu.register_autograd(_backward, setup_context=_save)

@@ -15,6 +15,7 @@ from drama_torchrl.kernels.causal_conv_kernels import (
     causal_conv_gradients_kernel,
     causal_conv_kernel,
 )
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.operands import FLOATS, flags_of, packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.processors import takes_ptx
@@ -137,7 +138,7 @@ def _how(inputs: Tensor, weight: Tensor, is_init: Tensor | None) -> dict[str, An
     }
 
 
-@causal_conv.register_fake
+@fake_of(causal_conv)
 def _outputs(
     inputs: Tensor,
     weight: Tensor,  # noqa: ARG001  the operator's signature
@@ -148,7 +149,7 @@ def _outputs(
     return torch.empty(inputs.shape, dtype=dtype, device=inputs.device)
 
 
-@causal_conv_gradients.register_fake
+@fake_of(causal_conv_gradients)
 def _gradients(
     dy: Tensor,  # noqa: ARG001  the operator's signature
     inputs: Tensor,

@@ -7,13 +7,14 @@ its taps would be loaded again.
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 from drama_torchrl.kernels.silu_kernel import silu, silu_gradient
 
 __all__ = ["causal_conv_gradients_kernel", "causal_conv_kernel"]
 
 
-@jit
+@kernel
 def causal_conv_kernel(
     inputs: tl.tensor,
     weight: tl.tensor,
@@ -47,7 +48,7 @@ def causal_conv_kernel(
         tl.store(y + row * CHANNELS, silu(z, PTX).to(y.dtype.element_ty), mask=mask)
 
 
-@jit
+@kernel
 def causal_conv_gradients_kernel(
     dy: tl.tensor,
     inputs: tl.tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drama_torchrl.kernels.causal_conv_step_kernel import causal_conv_step_kernel
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 
@@ -74,7 +75,7 @@ def causal_conv_step(
     return y, new_past
 
 
-@causal_conv_step.register_fake
+@fake_of(causal_conv_step)
 def _outputs(
     inputs: Tensor,
     past: Tensor,

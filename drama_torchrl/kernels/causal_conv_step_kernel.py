@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.mamba2_step_kernel import convolved, keep, window_of
-from drama_torchrl.kernels.optional_triton import jit, tl
+from drama_torchrl.kernels.optional_triton import tl
 
 __all__ = ["causal_conv_step_kernel"]
 
 
-@jit
+@kernel
 def causal_conv_step_kernel(
     inputs: tl.tensor,
     past: tl.tensor,

@@ -18,6 +18,7 @@ from drama_torchrl.kernels.conv_weight_gradient import (
     empty_weight_gradient,
     weight_gradient_by_taps,
 )
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.optional_triton import triton
 
 __all__ = ["conv_same", "conv_same_by_taps", "conv_same_reference"]
@@ -115,7 +116,7 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     return y.contiguous(memory_format=torch.channels_last)
 
 
-@_convolve.register_fake
+@fake_of(_convolve)
 def _empty_results(x: Tensor, weight: Tensor) -> Tensor:
     return empty_maps(x, weight.shape[0])
 
@@ -126,7 +127,7 @@ def _input_gradient(dy: Tensor, taps: Tensor) -> Tensor:
     return convolve_by_taps(dy, taps, None, taps.shape[2])
 
 
-@_input_gradient.register_fake
+@fake_of(_input_gradient)
 def _empty_gradient(dy: Tensor, taps: Tensor) -> Tensor:
     return empty_maps(dy, taps.shape[2])
 
@@ -136,7 +137,7 @@ def _weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     return weight_gradient_by_taps(x, dy)
 
 
-@_weight_gradient.register_fake
+@fake_of(_weight_gradient)
 def _empty_weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     return empty_weight_gradient(x, dy)
 

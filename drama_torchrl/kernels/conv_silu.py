@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drama_torchrl.kernels.conv_taps import convolve_by_taps, empty_maps, taps_of
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.operands import FLOATS
 from drama_torchrl.kernels.optional_triton import triton
 
@@ -153,6 +154,6 @@ def conv_silu_by_taps(
     return convolve_by_taps(x, taps, bias, channels_out)
 
 
-@conv_silu_by_taps.register_fake
+@fake_of(conv_silu_by_taps)
 def _empty_maps(x: Tensor, _taps: Tensor, _bias: Tensor, channels_out: int) -> Tensor:
     return empty_maps(x, channels_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 from drama_torchrl.kernels.silu_kernel import silu
 
@@ -33,7 +34,7 @@ def sum_of_taps(
     return tl.dot(pixels[2], weights[2], sums)
 
 
-@jit
+@kernel
 def conv_silu_kernel(
     x: tl.tensor,
     weight: tl.tensor,

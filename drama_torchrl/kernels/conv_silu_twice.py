@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drama_torchrl.kernels.conv_silu import can_fuse, conv_silu, taps_and_bias
 from drama_torchrl.kernels.conv_taps import convolve_by_taps, empty_maps
+from drama_torchrl.kernels.launch import fake_of
 
 __all__ = ["conv_silu_twice", "conv_silu_twice_by_taps"]
 
@@ -71,7 +72,7 @@ def conv_silu_twice_by_taps(
     return y
 
 
-@conv_silu_twice_by_taps.register_fake
+@fake_of(conv_silu_twice_by_taps)
 def _empty_maps(
     x: Tensor,
     taps: Tensor,  # noqa: ARG001  the operator's signature

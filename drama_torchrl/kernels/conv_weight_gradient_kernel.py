@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 
 __all__ = [
@@ -101,7 +102,7 @@ def store_taps(
         tl.store(to + w + 2 * THIN + tl.arange(0, THIN)[None, :], sums[1])
 
 
-@jit
+@kernel
 def partial_taps_kernel(
     wide: tl.tensor,
     thin: tl.tensor,
@@ -160,7 +161,7 @@ def partial_taps_kernel(
     store_taps(partials + 2 * SIZE, lower, TOGETHER, WIDE, THIN)
 
 
-@jit
+@kernel
 def combine_taps_kernel(
     partials: tl.tensor,
     dweight: tl.tensor,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drama_torchrl.kernels.alignment import missing_channels
 from drama_torchrl.kernels.frame_blocks_kernel import frame_blocks_kernel
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.operands import FLOATS
 from drama_torchrl.kernels.optional_triton import triton
 
@@ -99,7 +100,7 @@ def frames_to_blocks_by_pairs(frames: Tensor, dtype: torch.dtype) -> Tensor:
     return y
 
 
-@frames_to_blocks_by_pairs.register_fake
+@fake_of(frames_to_blocks_by_pairs)
 def _empty_blocks(frames: Tensor, dtype: torch.dtype) -> Tensor:
     frames_, _, rows, columns = frames.shape
     return torch.empty(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 
 __all__ = ["frame_blocks_kernel", "interleave"]
@@ -15,7 +16,7 @@ def interleave(even: tl.tuple, odd: tl.tuple) -> tl.tensor:
     return tl.reshape(tl.join(left, right), [even[0].shape[0], 8])
 
 
-@jit
+@kernel
 def frame_blocks_kernel(
     pairs: tl.tensor,
     y: tl.tensor,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from drama_torchrl.kernels.optional_triton import jit, tl
+from drama_torchrl.kernels.launch import kernel
+from drama_torchrl.kernels.optional_triton import tl
 
 __all__ = ["gather_rows_kernel"]
 
 
-@jit
+@kernel
 def gather_rows_kernel(
     rows: tl.tensor,
     index: tl.tensor,

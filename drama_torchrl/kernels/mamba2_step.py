@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.mamba2_step_kernel import mamba2_step_kernel
 from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
@@ -123,7 +124,7 @@ def mamba2_step(
     return gated, new_conv, new_ssm
 
 
-@mamba2_step.register_fake
+@fake_of(mamba2_step)
 def _outputs(
     projected: Tensor,
     conv: Tensor,

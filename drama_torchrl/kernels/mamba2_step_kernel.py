@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 from drama_torchrl.kernels.silu_kernel import silu
 
@@ -72,7 +73,7 @@ def keep(
         tl.store(place, window[tap], mask=inside)
 
 
-@jit
+@kernel
 def mamba2_step_kernel(
     projected: tl.tensor,
     past: tl.tensor,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.mamba_step_kernel import mamba_step_kernel
 from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
@@ -96,7 +97,7 @@ def mamba_step(
     return gated, new_ssm
 
 
-@mamba_step.register_fake
+@fake_of(mamba_step)
 def _outputs(*arguments: Tensor) -> tuple[Tensor, Tensor]:
     x, _, _, _, _, ssm, dt_bias, _, _ = arguments
     gated = torch.empty(x.shape, dtype=dt_bias.dtype, device=x.device)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.mamba2_step_kernel import softplus
-from drama_torchrl.kernels.optional_triton import jit, tl
+from drama_torchrl.kernels.optional_triton import tl
 from drama_torchrl.kernels.selective_scan_forward_kernels import row_of, value_of
 from drama_torchrl.kernels.silu_kernel import silu
 
 __all__ = ["mamba_step_kernel"]
 
 
-@jit
+@kernel
 def mamba_step_kernel(
     x: tl.tensor,
     raw: tl.tensor,

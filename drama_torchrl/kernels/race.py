@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.race_kernels import race_keys_kernel, race_maxima_kernel
 
@@ -73,7 +74,7 @@ def race(log_weights: Tensor, count: int, seed: Tensor) -> Tensor:
     return torch.add(winners % _BLOCK, chosen[winners // _BLOCK], alpha=_BLOCK)
 
 
-@race.register_fake
+@fake_of(race)
 def _winners(
     log_weights: Tensor,
     count: int,

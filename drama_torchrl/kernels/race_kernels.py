@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 
 __all__ = ["halves_of", "key_of", "race_keys_kernel", "race_maxima_kernel"]
@@ -46,7 +47,7 @@ def halves_of(
     return first, second
 
 
-@partial(jit, do_not_specialize=["size"])
+@partial(kernel, do_not_specialize=["size"])
 def race_maxima_kernel(
     log_weights: tl.tensor,
     seed: tl.tensor,
@@ -62,7 +63,7 @@ def race_maxima_kernel(
     tl.store(maxima + block, largest, mask=block * (2 * HALF) < size)
 
 
-@partial(jit, do_not_specialize=["size"])
+@partial(kernel, do_not_specialize=["size"])
 def race_keys_kernel(
     log_weights: tl.tensor,
     seed: tl.tensor,

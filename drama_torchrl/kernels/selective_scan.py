@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.selective_scan_backward_kernels import (
@@ -186,7 +187,7 @@ def _bytes(is_init: Tensor | None) -> Tensor | None:
     return None if is_init is None else is_init.contiguous().view(torch.uint8)
 
 
-@selective_scan.register_fake
+@fake_of(selective_scan)
 def _outputs(
     x: Tensor,
     dt: Tensor,  # noqa: ARG001  the operator's signature
@@ -199,7 +200,7 @@ def _outputs(
     return y, final, y.new_empty(batch, -(-length // _LENGTH) - 1, *A.shape)
 
 
-@selective_scan_gradients.register_fake
+@fake_of(selective_scan_gradients)
 def _gradients(*given: Any) -> tuple[Tensor, ...]:
     _, _, *inputs, initial_state, _, _ = given
     inputs.append(inputs[0].new_empty(0) if initial_state is None else initial_state)

@@ -11,6 +11,7 @@ The names are those of the forward kernels.
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 from drama_torchrl.kernels.selective_scan_forward_kernels import (
     decay_of,
@@ -23,7 +24,7 @@ from drama_torchrl.kernels.selective_scan_forward_kernels import (
 __all__ = ["chunk_adjoints_kernel", "gradients_kernel", "states_of_chunk"]
 
 
-@jit
+@kernel
 def chunk_adjoints_kernel(
     dy: tl.tensor,
     dt: tl.tensor,
@@ -107,7 +108,7 @@ def states_of_chunk(
     return states
 
 
-@jit
+@kernel
 def gradients_kernel(
     dy: tl.tensor,
     x: tl.tensor,

@@ -8,6 +8,7 @@ lies after the last of T steps is read as zeros, which leave a state as it is.
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 
 __all__ = [
@@ -82,7 +83,7 @@ def state_before(
     return h
 
 
-@jit
+@kernel
 def chunk_states_kernel(
     x: tl.tensor,
     dt: tl.tensor,
@@ -132,7 +133,7 @@ def chunk_states_kernel(
     tl.store(spans + place * DI + channel, span, mask=inside)
 
 
-@jit
+@kernel
 def carry_kernel(
     states: tl.tensor,
     spans: tl.tensor,
@@ -165,7 +166,7 @@ def carry_kernel(
         tl.store(states + slot * (DI * S) + place, carried, mask=within)
 
 
-@jit
+@kernel
 def outputs_kernel(
     x: tl.tensor,
     dt: tl.tensor,

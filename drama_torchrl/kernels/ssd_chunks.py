@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.operands import FLOATS, flags_of
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.ssd_chunks_backward import ssd_chunks_gradients
@@ -133,7 +134,7 @@ def _ssd_chunks(
     return y, final, kept
 
 
-@_ssd_chunks.register_fake
+@fake_of(_ssd_chunks)
 def _outputs(
     x: Tensor,
     dt: Tensor,  # noqa: ARG001  the operator's signature

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.operands import flags_of
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.ssd_chunks_backward_kernels import (
@@ -122,7 +123,7 @@ def _starts(is_init: Tensor | None, x: Tensor) -> Tensor:
     return is_init
 
 
-@ssd_chunks_gradients.register_fake
+@fake_of(ssd_chunks_gradients)
 def _gradients(
     x: Tensor,
     dt: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 from drama_torchrl.kernels.ssd_chunks_forward_kernels import added_state
 from drama_torchrl.kernels.ssd_chunks_kernels import (
@@ -17,7 +18,7 @@ from drama_torchrl.kernels.ssd_chunks_kernels import (
 __all__ = ["gradients_kernel", "segment_gradients_kernel"]
 
 
-@jit
+@kernel
 def segment_gradients_kernel(
     dy: tl.tensor,
     dt: tl.tensor,
@@ -117,7 +118,7 @@ def _given_of(
     return weights.to(values.dtype), dscores.to(values.dtype), direct, ends
 
 
-@jit
+@kernel
 def gradients_kernel(  # noqa: PLR0915 - one walk, whose parts share most of its state
     x: tl.tensor,
     dt: tl.tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 from drama_torchrl.kernels.ssd_chunks_kernels import (
     between_of,
@@ -23,7 +24,7 @@ def added_state(values: tl.tensor, maps: tl.tensor, weight: tl.tensor) -> tl.ten
     return tl.dot(tl.trans(values), weighted, input_precision="ieee")
 
 
-@jit
+@kernel
 def segment_states_kernel(
     x: tl.tensor,
     dt: tl.tensor,
@@ -81,7 +82,7 @@ def segment_states_kernel(
     tl.store(decays + lane * NH + head, left, mask=block == 0)
 
 
-@jit
+@kernel
 def outputs_kernel(
     x: tl.tensor,
     dt: tl.tensor,

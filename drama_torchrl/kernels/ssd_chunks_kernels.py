@@ -6,6 +6,7 @@ step on: never from a division by a decay, which may be 0.
 
 from __future__ import annotations
 
+from drama_torchrl.kernels.launch import kernel
 from drama_torchrl.kernels.optional_triton import jit, tl
 
 __all__ = [
@@ -113,7 +114,7 @@ def place_of(
     return index.to(tl.int64) * (P * S) + p[:, None] * S + s[None, :], mask
 
 
-@jit
+@kernel
 def carried_kernel(
     states: tl.tensor,
     decays: tl.tensor,
@@ -149,7 +150,7 @@ def carried_kernel(
         running = running * decay + added
 
 
-@jit
+@kernel
 def added_maps_kernel(
     partials: tl.tensor,
     total: tl.tensor,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drama_torchrl.kernels.launch import fake_of
 from drama_torchrl.kernels.operands import FLOATS, packed
 from drama_torchrl.kernels.optional_triton import triton
 from drama_torchrl.kernels.ssd_one_chunk_kernel import ssd_one_chunk_kernel
@@ -87,7 +88,7 @@ def ssd_one_chunk(
     return y, state
 
 
-@ssd_one_chunk.register_fake
+@fake_of(ssd_one_chunk)
 def _outputs(
     x: Tensor,
     dt: Tensor,  # noqa: ARG001  the operator's signature

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from drama_torchrl.kernels.optional_triton import jit, tl
+from drama_torchrl.kernels.launch import kernel
+from drama_torchrl.kernels.optional_triton import tl
 
 __all__ = ["ssd_one_chunk_kernel"]
 
 
-@jit
+@kernel
 def ssd_one_chunk_kernel(
     x: tl.tensor,
     dt: tl.tensor,

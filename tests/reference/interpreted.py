@@ -11,6 +11,7 @@ import pytest
 
 import drama_torchrl.kernels
 from drama_torchrl.kernels import conv_weight_gradient
+from drama_torchrl.kernels.launch import Kernel
 
 
 @contextmanager
@@ -34,6 +35,9 @@ def interpreted_kernels() -> Iterator[None]:
             for name, member in list(vars(module).items()):
                 if isinstance(member, JITFunction):
                     patch.setattr(module, name, InterpretedFunction(member.fn))
+                elif isinstance(member, Kernel):
+                    interpreted = InterpretedFunction(member.function.fn)
+                    patch.setattr(member, "function", interpreted)
         # An interpreted program takes as long for many elements as for few.
         patch.setattr(conv_weight_gradient, "_COMBINED_ELEMENTS", 2048)
         yield
