@@ -1,6 +1,6 @@
 """Kill one small run at random moments; does it end as an undisturbed one?
 
-    OMP_NUM_THREADS=1 python -m benchmarks.kill_run --kills 50 --seed 0
+    OMP_NUM_THREADS=1 python -m benchmarks.kill_run --kills 50 --seed 0 --out kills.json
 
 Each attempt is a process that runs the recipe until SIGKILL hits it: while it starts
 and restores, while it trains, while a checkpoint is being written, while the finished
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import random
 import signal
@@ -25,7 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from drama_torchrl.record.checkpoint import load_tensors
+from drama_torchrl.record.origin import provenance
 from recipes import drama_atari100k
 from tests.reference.stopping import different, flat
 from tests.reference.tiny_run import run_options
@@ -271,6 +275,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
@@ -283,6 +288,11 @@ def main() -> int:
     print(f"complaints: {report.complaints}")
     print(f"differences to the undisturbed run: {report.differences}")
     print(f"seconds: {report.seconds:.0f}")
+    if args.out:
+        given = {"asked": args.kills, "seed": args.seed, "every": INTERVAL}
+        origin = {"provenance": provenance(torch.device("cpu"))}
+        text = json.dumps(given | vars(report) | origin, indent=1)
+        args.out.write_text(text + "\n")
     return 0 if report.good and report.kills.total() == args.kills else 1
 
 

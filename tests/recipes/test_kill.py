@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import signal
@@ -71,7 +72,9 @@ def wait_for_snapshot(process: subprocess.Popen[str], run: Path) -> None:
 def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
-    arguments = ["--kills", f"{KILLS}", "--seed", "0", "--folder", f"{tmp_path}"]
+    out = tmp_path / "kills.json"
+    arguments = ["--kills", f"{KILLS}", "--seed", "0", "--out", f"{out}"]
+    arguments += ["--folder", f"{tmp_path / 'runs'}"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.kill_run", *arguments],
         cwd=REPOSITORY,
@@ -82,7 +85,10 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"kills: {KILLS} of {KILLS}" in done.stdout
-    assert "while in checkpoint" in done.stdout
+    report = json.loads(out.read_text())
+    assert report["kills"]["checkpoint"] > 0
+    assert sum(report["kills"].values()) == KILLS
+    assert report["differences"] == report["complaints"] == []
 
 
 @pytest.mark.slow
