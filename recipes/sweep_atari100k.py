@@ -11,8 +11,9 @@ other option goes to each run (``preset=s``, ``execution.compile=true``;
 
 A run's directory is ``out/<game>-seed<seed>``, and what it prints is in the ``.log``
 beside it; ``out/sweep.json`` says how all runs stand. The same command again continues:
-complete runs are skipped, and interrupted ones go on where they were. An attempt of
-other options is renamed to ``….partial-1`` before its run starts over.
+complete runs are skipped, and interrupted ones go on where they were, unless they have
+used up ``training.max_minutes``. An attempt of other options is renamed to
+``….partial-1`` before its run starts over.
 """
 
 from __future__ import annotations

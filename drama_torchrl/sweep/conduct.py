@@ -12,7 +12,12 @@ from drama_torchrl.sweep.backend import RunCommands
 from drama_torchrl.sweep.local import Command, interruptible
 from drama_torchrl.sweep.lock import claimed, is_written
 from drama_torchrl.sweep.plan import Plan, PlannedRun
-from drama_torchrl.sweep.runs import can_go_on, is_complete, move_aside
+from drama_torchrl.sweep.runs import (
+    can_go_on,
+    is_complete,
+    is_out_of_time,
+    move_aside,
+)
 from drama_torchrl.sweep.slots import Slot
 from drama_torchrl.sweep.summary import (
     Row,
@@ -33,7 +38,7 @@ def conduct(
     say: Callable[[str], None],
     every: float = 10.0,
 ) -> list[Row]:
-    """Run what is not complete yet, and keep ``out/sweep.json`` up to date.
+    """Run what is not complete yet and has time left; keep ``out/sweep.json`` true.
 
     Where that file cannot be written there is a warning, and the runs go on.
 
@@ -54,7 +59,9 @@ def conduct(
             options; nothing is started.
     """
     with claimed(plan.out) as lock, interruptible():
-        skipped = {run.name for run in plan.runs if is_complete(run)}
+        skipped = {
+            run.name for run in plan.runs if is_complete(run) or is_out_of_time(run)
+        }
         pending = {run.name: run for run in plan.runs if run.name not in skipped}
         _refuse_left_behind(pending.values())
 

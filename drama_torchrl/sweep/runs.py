@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from drama_torchrl.config import (
     CHANGES_NO_RESULT,
     MAY_CHANGE_ON_RESUME,
     ConfigError,
+    DramaConfig,
     config_from_dict,
     flatten,
     read_config,
@@ -25,7 +26,14 @@ from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.record.scores import training_score
 from drama_torchrl.sweep.plan import PlannedRun
 
-__all__ = ["Progress", "can_go_on", "is_complete", "move_aside", "read_progress"]
+__all__ = [
+    "Progress",
+    "can_go_on",
+    "is_complete",
+    "is_out_of_time",
+    "move_aside",
+    "read_progress",
+]
 
 
 class Progress(NamedTuple):
@@ -56,11 +64,7 @@ def is_complete(run: PlannedRun) -> bool:
     except UnusableRunError:
         return False
     found = config_from_dict(result["config"])
-    if not (
-        result["complete"]
-        and count_episodes(result, "sampled") == found.evaluation.episodes
-        and count_episodes(result, "greedy") == found.evaluation.greedy_episodes
-    ):
+    if not (result["complete"] and _is_scored(result, found)):
         return False
     ours, theirs = flatten(asdict(run.config)), flatten(asdict(found))
     counts = [name for name in ours if not name.startswith(CHANGES_NO_RESULT)]
@@ -73,6 +77,25 @@ def is_complete(run: PlannedRun) -> bool:
             f"for {ours[name]!r}); choose another out"
         )
     return True
+
+
+def is_out_of_time(run: PlannedRun) -> bool:
+    """Whether an interrupted attempt that could go on has no time left to do so.
+
+    Args:
+        run: a planned run, whose directory need not exist.
+    """
+    if not can_go_on(run):
+        return False
+    try:
+        result = read_result(run.directory)
+    except UnusableRunError:
+        return False
+    return (
+        not result["complete"]
+        and _is_scored(result, run.config)
+        and result["training_minutes"] > run.config.training.max_minutes > 0
+    )
 
 
 def can_go_on(run: PlannedRun) -> bool:
@@ -132,6 +155,14 @@ def move_aside(run: PlannedRun) -> None:
     for old, new in ((run.path, path), (run.log, log)):
         if old.exists():
             old.rename(new)
+
+
+def _is_scored(result: dict[str, Any], config: DramaConfig) -> bool:
+    """Whether all final episodes of an attempt were played."""
+    return (
+        count_episodes(result, "sampled") == config.evaluation.episodes
+        and count_episodes(result, "greedy") == config.evaluation.greedy_episodes
+    )
 
 
 def _read_score(run: RunDirectory) -> float | None:

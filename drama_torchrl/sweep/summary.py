@@ -12,7 +12,7 @@ from pathlib import Path
 from drama_torchrl.config import ConfigError
 from drama_torchrl.record.atomic import write_json
 from drama_torchrl.sweep.plan import PlannedRun
-from drama_torchrl.sweep.runs import is_complete, read_progress
+from drama_torchrl.sweep.runs import is_complete, is_out_of_time, read_progress
 from drama_torchrl.sweep.slots import Slot
 
 __all__ = ["Row", "count_states", "format_rows", "make_row", "write_summary"]
@@ -62,7 +62,7 @@ def make_row(
 
     Args:
         run: the run.
-        skipped: names of those that were complete before.
+        skipped: names of those that were complete or out of time before.
         running: slots of those that run, by name.
         outcomes: how those that ended failed, by name; empty where they did not.
     """
@@ -139,8 +139,9 @@ def _find_state(
     running: Mapping[str, Slot],
     outcomes: Mapping[str, str],
 ) -> tuple[str, str]:
+    time = f"training.max_minutes={run.config.training.max_minutes:g}"
     if run.name in skipped:
-        return "skipped", ""
+        return ("partial", time) if is_out_of_time(run) else ("skipped", "")
     if run.name in running:
         return "running", running[run.name].name
     if run.name not in outcomes:
@@ -153,7 +154,7 @@ def _find_state(
     except ConfigError as error:
         return "failed", str(error)
     if run.config.training.max_minutes:
-        return "partial", f"training.max_minutes={run.config.training.max_minutes:g}"
+        return "partial", time
     return "failed", "ended without a complete result.json"
 
 

@@ -14,6 +14,7 @@ from drama_torchrl.sweep.runs import (
     Progress,
     can_go_on,
     is_complete,
+    is_out_of_time,
     move_aside,
     read_progress,
 )
@@ -82,6 +83,44 @@ class TestComplete:
         write(run)
         with pytest.raises(ConfigError, match=message):
             is_complete(run)
+
+
+class TestOutOfTime:
+    def begin(self, run: PlannedRun, **changes: object) -> None:
+        """What `run` leaves when its time is over: 61.3 minutes of training."""
+        change_result(
+            write(run), {"complete": False, "training_minutes": 61.3} | changes
+        )
+        run.directory.snapshots.mkdir()
+
+    def test_a_scored_run_that_used_up_its_minutes_is(self, tmp_path: Path) -> None:
+        run = plan_run(tmp_path, "training.max_minutes=61")
+        assert not is_out_of_time(run)
+        self.begin(run)
+        assert is_out_of_time(run)
+
+    @pytest.mark.parametrize("minutes", ["0", "62"])
+    def test_one_that_may_take_longer_now_is_not(
+        self, tmp_path: Path, minutes: str
+    ) -> None:
+        run = plan_run(tmp_path, f"training.max_minutes={minutes}")
+        self.begin(run)
+        assert not is_out_of_time(run)
+
+    @pytest.mark.parametrize(
+        "changes", [{"complete": True}, {"sampled": None}, {"greedy": None}]
+    )
+    def test_nor_is_a_complete_or_unscored_one(
+        self, tmp_path: Path, changes: dict[str, object]
+    ) -> None:
+        run = plan_run(tmp_path, "training.max_minutes=61")
+        self.begin(run, **changes)
+        assert not is_out_of_time(run)
+
+    def test_nor_is_one_of_other_options(self, tmp_path: Path) -> None:
+        self.begin(plan_run(tmp_path, "training.max_minutes=61"))
+        options = ("training.max_minutes=61", "behaviour.horizon=3")
+        assert not is_out_of_time(plan_run(tmp_path, *options))
 
 
 class TestGoingOn:
