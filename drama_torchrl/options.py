@@ -155,6 +155,8 @@ class WorldModelConfig(Options):
     """Dropout after the stem and on each residual branch. Table 6."""
     head_units: int = option(256, at_least(1))
     """Hidden units of the reward and termination heads. A.4.3."""
+    termination: str = option("likeliest", one_of("likeliest", "drawn"))
+    """Imagined ends: where an end is `likeliest` (eq. 5), or `drawn` at its odds."""
     num_bins: int = option(255, at_least(2))
     """Bins of every two-hot prediction: reward and value. DreamerV3."""
     bin_limit: float = option(20.0, POSITIVE)

@@ -167,7 +167,8 @@ PAPER = """
     world_model.num_classes=32 world_model.unimix=0.01 world_model.d_model=512
     world_model.num_layers=2 world_model.d_state=16 world_model.head_dim=128
     world_model.expand=2 world_model.d_conv=4 world_model.dropout=0.1
-    world_model.head_units=256 world_model.num_bins=255 world_model.bin_limit=20
+    world_model.head_units=256 world_model.termination=likeliest
+    world_model.num_bins=255 world_model.bin_limit=20
     world_model.dynamics_scale=1 world_model.representation_scale=0.1
     world_model.free_nats=1 world_model.learning_rate=4e-5
     world_model.warmup_steps=1000 world_model.weight_decay=1e-4

@@ -146,6 +146,7 @@ WORLD_MODEL = {
     "d_conv": "3",
     "dropout": "0.5",
     "head_units": "12",
+    "termination": "drawn",
     "num_bins": "31",
     "bin_limit": "10",
     "dynamics_scale": "0.5",

@@ -16,6 +16,7 @@ from drama_torchrl.config import DramaConfig, WorldModelConfig
 from drama_torchrl.modules import (
     Actor,
     Critic,
+    DrawnTerminationHead,
     Dynamics,
     GRUDynamics,
     Mamba2Dynamics,
@@ -36,6 +37,8 @@ __all__ = [
     "make_dynamics",
     "make_world_model",
 ]
+
+_TERMINATION_HEADS = {"likeliest": TerminationHead, "drawn": DrawnTerminationHead}
 
 
 def make_world_model(config: DramaConfig, num_actions: int) -> WorldModel:
@@ -59,7 +62,9 @@ def make_world_model(config: DramaConfig, num_actions: int) -> WorldModel:
             num_bins=c.num_bins,
             bin_limit=c.bin_limit,
         ),
-        termination_head=TerminationHead(c.d_model, units=[c.head_units]),
+        termination_head=_TERMINATION_HEADS[c.termination](
+            c.d_model, units=[c.head_units]
+        ),
         num_categoricals=c.num_categoricals,
         num_classes=c.num_classes,
         unimix=c.unimix,

@@ -12,7 +12,13 @@ from drama_torchrl.modules.distributions import SymlogTwoHot
 from drama_torchrl.modules.dynamics import Dynamics
 from drama_torchrl.modules.feed_forward import FeedForward
 from drama_torchrl.modules.gru import GRU
-from drama_torchrl.modules.heads import Actor, Critic, RewardHead, TerminationHead
+from drama_torchrl.modules.heads import (
+    Actor,
+    Critic,
+    DrawnTerminationHead,
+    RewardHead,
+    TerminationHead,
+)
 from drama_torchrl.modules.mamba import Mamba
 from drama_torchrl.modules.mamba2 import Mamba2
 from drama_torchrl.modules.mamba3 import Mamba3
@@ -27,6 +33,7 @@ __all__ = [
     "Actor",
     "Attention",
     "Critic",
+    "DrawnTerminationHead",
     "Dynamics",
     "FeedForward",
     "GRUDynamics",

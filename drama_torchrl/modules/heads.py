@@ -11,7 +11,14 @@ from drama_torchrl.modules.distributions import SymlogTwoHot
 from drama_torchrl.modules.linear import AlignedLinear
 from drama_torchrl.modules.normalization import RMSNorm, RunningNorm
 
-__all__ = ["Actor", "Critic", "RewardHead", "TerminationHead", "mlp"]
+__all__ = [
+    "Actor",
+    "Critic",
+    "DrawnTerminationHead",
+    "RewardHead",
+    "TerminationHead",
+    "mlp",
+]
 
 
 def mlp(
@@ -123,6 +130,30 @@ class TerminationHead(nn.Module):
     def decode(self, logits: Tensor) -> Tensor:
         """Map termination logits ``[..., 1]`` to hard predictions ``[..., 1]``."""
         return logits > 0
+
+
+class DrawnTerminationHead(TerminationHead):
+    """Predict an end as often as it is likely, also where it never is likeliest.
+
+    ê_t ~ Bernoulli(σ(MLP(d_t)))   (decision D34)
+
+    Args:
+        belief_dim: width D of the belief.
+        units: widths of the hidden layers.
+
+    Example:
+        >>> import torch
+        >>> head = DrawnTerminationHead(8)
+        >>> head.decode(torch.tensor([[-1e3], [1e3]]))
+        tensor([[False],
+                [ True]])
+    """
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """Map termination logits ``[..., 1]`` to draws ``[..., 1]``."""
+        # In float32: draws in bf16 are multiples of 1/256.
+        logits = logits.float()
+        return torch.rand_like(logits) < logits.sigmoid()
 
 
 class Actor(nn.Module):

@@ -10,7 +10,14 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
-from drama_torchrl.modules.heads import Actor, Critic, RewardHead, TerminationHead, mlp
+from drama_torchrl.modules.heads import (
+    Actor,
+    Critic,
+    DrawnTerminationHead,
+    RewardHead,
+    TerminationHead,
+    mlp,
+)
 from drama_torchrl.modules.normalization import RMSNorm
 
 LATENT, WIDTH, ACTIONS = 30, 16, 3
@@ -61,6 +68,30 @@ class TestTerminationHead:
 
     def test_one_logit_comes_out(self) -> None:
         assert TerminationHead(WIDTH)(torch.randn(2, 5, WIDTH)).shape == (2, 5, 1)
+
+
+class TestDrawnTerminationHead:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("probability", [0.002, 0.3, 0.998])
+    def test_an_end_comes_as_often_as_it_is_likely(
+        self, probability: float, dtype: torch.dtype
+    ) -> None:
+        logits = torch.full((1 << 20, 1), probability).logit().to(dtype)
+        expected = logits.float().sigmoid().mean().item()
+        ends = DrawnTerminationHead(WIDTH).decode(logits)
+        assert (ends.dtype, ends.shape) == (torch.bool, logits.shape)
+        error = 4 * (expected * (1 - expected) / len(logits)) ** 0.5
+        assert ends.float().mean().item() == pytest.approx(expected, abs=error)
+
+    def test_each_draw_is_another(self) -> None:
+        head, logits = DrawnTerminationHead(WIDTH), torch.zeros(64, 1)
+        assert not torch.equal(head.decode(logits), head.decode(logits))
+
+    def test_weights_are_those_of_the_other_head(self) -> None:
+        drawn, likeliest = DrawnTerminationHead(WIDTH), TerminationHead(WIDTH)
+        drawn.load_state_dict(likeliest.state_dict())
+        belief = torch.randn(3, WIDTH)
+        assert torch.equal(drawn(belief), likeliest(belief))
 
 
 def actor() -> Actor:
