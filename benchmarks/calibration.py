@@ -1,0 +1,166 @@
+"""Does imagination bring what reality brings? Rewards and ends of a trained agent.
+
+    python -m benchmarks.calibration runs/CrazyClimber-xs-seed1 --steps 15000 \
+        --out calibration.json execution.device=cpu
+
+Plays the run's game with drawn actions, and compares the transitions, those of the way
+the agent plays now, with
+
+- ``seen``: what the world model says of each, from the frames up to its action, in
+  windows of training's length;
+- ``imagined``: rollouts from contexts among them, beside what came after each context.
+
+An end is what the world model learned as such: on Atari a lost life or the game's end.
+``likeliest`` are ends of probability above ½, the paper's prediction (eq. 5);
+``probability`` is the mean of what the head says, ``found`` the share of real ends that
+were likeliest. ``within`` counts rollouts in which an end comes before the horizon
+does. Further options change those of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs import ExplorationType, set_exploration_type
+
+from drama_torchrl.agent import Agent
+from drama_torchrl.config import DramaConfig
+from drama_torchrl.factories import make_env, make_policy
+from drama_torchrl.modules import WorldModel, evaluating
+from drama_torchrl.record.origin import provenance
+from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.seeding import seed_everything
+from drama_torchrl.updates import BehaviourUpdate
+from recipes.evaluate import load_agent
+
+__all__ = ["judge_imagined", "judge_seen", "main", "play"]
+
+_AT_ONCE = 64
+_SEEN = ("pixels", "action", "is_init")
+_END = ("next", "end-of-life")
+
+
+def play(config: DramaConfig, agent: Agent, steps: int, seed: int) -> TensorDictBase:
+    """Play on through episodes: transitions ``[steps]`` on the CPU."""
+    env = make_env(config, seed=seed)
+    policy = make_policy(config, agent)
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        rollout = env.rollout(steps, policy, break_when_any_done=False)
+    env.close()
+    kept: TensorDictBase = rollout.select(*_SEEN, ("next", "reward"), _END)
+    return kept.reshape(steps).cpu()
+
+
+def judge_seen(
+    world_model: WorldModel, played: TensorDictBase, window: int
+) -> dict[str, float | None]:
+    """Compare real outcomes with what is said of them after their actions.
+
+    Args:
+        world_model: of the agent.
+        played: transitions ``[T]``; a last, shorter window is left out.
+        window: steps T of a sequence.
+    """
+    count = len(played) // window
+    windows = played[: count * window].reshape(count, window)
+    rewards, odds = [], []
+    with torch.no_grad(), evaluating(world_model):
+        for some in windows.split(_AT_ONCE):
+            belief, _ = world_model.believe(world_model.encode(some.select(*_SEEN)))
+            rewards.append(world_model.outcomes(belief)[0].float())
+            odds.append(_odds(world_model, belief))
+    odd, real = torch.cat(odds).flatten(), windows[_END].flatten()
+    return {
+        "reward": windows["next", "reward"].mean().item(),
+        "predicted_reward": torch.cat(rewards).mean().item(),
+        "ends": real.float().mean().item(),
+        "probability": odd.mean().item(),
+        "likeliest": (odd > 0.5).float().mean().item(),
+        "found": (odd > 0.5)[real].float().mean().item() if real.any() else None,
+    }
+
+
+def judge_imagined(
+    update: BehaviourUpdate, played: TensorDictBase, contexts: int, length: int
+) -> dict[str, Any]:
+    """Compare imagined rollouts with what came after their contexts.
+
+    Args:
+        update: of the behaviour.
+        played: transitions ``[T]``.
+        contexts: number of rollouts, from different steps.
+        length: steps of a context.
+    """
+    horizon, world_model = update.horizon, update.env.world_model
+    starts = torch.randperm(len(played) - length - horizon + 1)[:contexts]
+    later = played[starts[:, None] + torch.arange(length, length + horizon)]
+    rewards, odds = [], []
+    for some in starts.split(_AT_ONCE):
+        context = played[some[:, None] + torch.arange(length)]
+        rollout = update.imagine(context.select(*_SEEN))
+        rewards.append(rollout["next", "reward"].float())
+        odds.append(_odds(world_model, rollout["next", "belief"]))
+    odd, real = torch.cat(odds).squeeze(-1), later[_END].squeeze(-1)
+    return {
+        "contexts": len(starts),
+        "horizon": horizon,
+        "reward": later["next", "reward"].mean().item(),
+        "imagined_reward": torch.cat(rewards).mean().item(),
+        "ends": real.float().mean().item(),
+        "probability": odd.mean().item(),
+        "likeliest": (odd > 0.5).float().mean().item(),
+        "within": {
+            "ends": real.any(1).float().mean().item(),
+            "probability": (1 - (1 - odd).prod(1)).mean().item(),
+            "likeliest": (odd > 0.5).any(1).float().mean().item(),
+        },
+    }
+
+
+def _odds(world_model: WorldModel, belief: Tensor) -> Tensor:
+    with torch.no_grad():
+        head = world_model.termination_head
+        return head(belief.float()).float().sigmoid()
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Play, judge, write; return what was written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="directory of a run with a checkpoint")
+    parser.add_argument("--steps", type=int, default=15_000)
+    parser.add_argument("--contexts", type=int, default=2048)
+    parser.add_argument("--seed", type=int, default=77)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("options", nargs="*")
+    args = parser.parse_intermixed_args(arguments)
+    config, agent, state = load_agent(RunDirectory(args.run), args.options)
+    seed_everything(args.seed)
+    played = play(config, agent, args.steps, args.seed)
+    # `load_agent` puts all of it on one device, where this is the update.
+    replay, update = config.replay, cast(BehaviourUpdate, agent.learn_behaviour.update)
+    window, length = replay.model_window, replay.imagination_window
+    report = {
+        "game": config.env.game,
+        "trained_steps": state["step"],
+        "played_steps": args.steps,
+        "seed": args.seed,
+        "seen": judge_seen(agent.world_model, played, window),
+        "imagined": judge_imagined(update, played, args.contexts, length),
+        "provenance": provenance(agent.device),
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+    return report
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

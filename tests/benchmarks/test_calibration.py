@@ -1,0 +1,99 @@
+"""Real and imagined rewards and ends are counted as by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import nn
+
+from benchmarks.calibration import judge_imagined, judge_seen, main
+from drama_torchrl.agent import Agent
+from drama_torchrl.config import load_config
+from drama_torchrl.factories import make_agent
+from drama_torchrl.record.checkpoint import save_checkpoint
+from drama_torchrl.record.run_directory import RunDirectory
+from drama_torchrl.updates import BehaviourUpdate
+from tests.reference.tiny_run import run_options
+
+ACTIONS, STEPS, END, LENGTH = 5, 20, 5, 4
+
+
+def expect_ends(agent: Agent, probability: float) -> Agent:
+    """Makes the termination head say the same of everything."""
+    last = agent.world_model.termination_head.net[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor(probability).logit())
+    return agent
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Agent:
+    config = load_config(overrides=run_options(tmp_path))
+    return make_agent(config, ACTIONS, torch.device("cpu"))
+
+
+@pytest.fixture
+def played() -> TensorDict:
+    """A reward of 8 and an end at one step of 20."""
+    once = (torch.arange(STEPS) == END).unsqueeze(-1)
+    return TensorDict(
+        {
+            "pixels": torch.zeros(STEPS, 3, 64, 64, dtype=torch.uint8),
+            "action": torch.zeros(STEPS, ACTIONS),
+            "is_init": torch.zeros(STEPS, 1, dtype=torch.bool),
+            "next": {"reward": 8.0 * once, "end-of-life": once},
+        },
+        batch_size=[STEPS],
+    )
+
+
+def test_what_is_seen(agent: Agent, played: TensorDict) -> None:
+    world_model = expect_ends(agent, 0.25).world_model
+    # Two windows of 8: the last four steps make none.
+    found = judge_seen(world_model, played, window=8)
+    assert (found["reward"], found["ends"]) == (8 / 16, 1 / 16)
+    assert found["probability"] == pytest.approx(0.25)
+    assert (found["likeliest"], found["found"]) == (0.0, 0.0)
+    found = judge_seen(expect_ends(agent, 0.75).world_model, played, window=8)
+    assert (found["likeliest"], found["found"]) == (1.0, 1.0)
+    assert judge_seen(world_model, played[:8], window=8)["found"] is None
+
+
+def test_what_is_imagined(agent: Agent, played: TensorDict) -> None:
+    update = cast(BehaviourUpdate, expect_ends(agent, 0.25).learn_behaviour.update)
+    # Contexts of 4 and 3 steps after them: 14 places, 2 of them just before the end.
+    found = judge_imagined(update, played, contexts=100, length=LENGTH)
+    assert (found["contexts"], found["horizon"]) == (14, 3)
+    assert found["reward"] == pytest.approx(8 * 2 / (14 * 3))
+    assert found["ends"] == pytest.approx(2 / (14 * 3))
+    assert found["probability"] == pytest.approx(0.25)
+    assert found["likeliest"] == 0.0
+    assert found["within"] == {
+        "ends": pytest.approx(2 / 14),
+        "probability": pytest.approx(1 - 0.75**3),
+        "likeliest": 0.0,
+    }
+
+
+def test_a_run_is_played_and_judged(agent: Agent, tmp_path: Path) -> None:
+    config = load_config(overrides=run_options(tmp_path / "run", "env.game=Pong"))
+    run = RunDirectory.create(tmp_path / "run", config)
+    agent = make_agent(config, 6, torch.device("cpu"))
+    state = {"config": asdict(config), "num_actions": 6, "step": 3}
+    save_checkpoint(run.checkpoint, {**agent.state_dict(), **state})
+    out = tmp_path / "calibration.json"
+    steps = ["--steps", "40", "--contexts", "8"]
+    main([str(run.path), *steps, "--out", str(out), "replay.model_window=16"])
+    report = json.loads(out.read_text())
+    assert (report["game"], report["trained_steps"]) == ("Pong", 3)
+    assert report["imagined"]["contexts"] == 8
+    # Pong brings nothing in its first steps.
+    assert report["seen"]["reward"] == report["seen"]["ends"] == 0.0
