@@ -64,7 +64,7 @@ def test_what_is_seen(agent: Agent, played: TensorDict) -> None:
     assert (found["likeliest"], found["found"]) == (0.0, 0.0)
     found = judge_seen(expect_ends(agent, 0.75).world_model, played, window=8)
     assert (found["likeliest"], found["found"]) == (1.0, 1.0)
-    assert judge_seen(world_model, played[:8], window=8)["found"] is None
+    assert judge_seen(world_model, played[8:], window=8)["found"] is None
 
 
 def test_what_is_imagined(agent: Agent, played: TensorDict) -> None:
