@@ -1,10 +1,10 @@
 """Does imagination bring what reality brings? Rewards and ends of a trained agent.
 
     python -m benchmarks.calibration runs/CrazyClimber-xs-seed1 --steps 15000 \
-        --out calibration.json execution.device=cpu
+        --out calibration.json
 
-Plays the run's game with drawn actions, and compares the transitions, those of the way
-the agent plays now, with
+Plays the run's game with drawn actions, on the CPU, and compares the transitions, those
+of the way the agent plays now, with
 
 - ``seen``: what the world model says of each, from the frames up to its action, in
   windows of training's length;
@@ -140,7 +140,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("options", nargs="*")
     args = parser.parse_intermixed_args(arguments)
-    config, agent, state = load_agent(RunDirectory(args.run), args.options)
+    options = [*args.options, "execution.device=cpu"]
+    config, agent, state = load_agent(RunDirectory(args.run), options)
     seed_everything(args.seed)
     played = play(config, agent, args.steps, args.seed)
     # `load_agent` puts all of it on one device, where this is the update.
