@@ -1,278 +1,58 @@
-"""Kernels are compiled from fake tensors for the launch with real ones.
-
-There need not be a GPU: a driver stands in that compiles for one and launches nothing.
-"""
+"""Kernels are compiled from fake tensors for the launch with real ones."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import pkgutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import CustomOpDef
-from torch.utils import _pytree as pytree
 
 import drama_torchrl.kernels
-from drama_torchrl.kernels import batch_norm_silu_operators as norm
-from drama_torchrl.kernels import (
-    causal_conv,
-    causal_conv_step,
-    conv_same,
-    conv_silu,
-    conv_silu_twice,
-    frame_blocks,
-    launch,
-    mamba2_step,
-    mamba_step,
-    race,
-    selective_scan,
-    ssd_chunks,
-    ssd_chunks_backward,
-    ssd_one_chunk,
-)
-from drama_torchrl.kernels.optional_triton import tl
 
-triton = pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="would leave kernels that run nothing"
-)
-half = torch.bfloat16
+pytest.importorskip("triton")
+
+from tests.reference.launches import OPERATORS
+
+REPOSITORY = Path(__file__).parents[1]
 
 
-class Driver:
-    """Of an H100 or H200, as far as Triton's compiler and launcher ask for it."""
-
-    def __init__(self) -> None:
-        self.launched: list[str] = []
-        self.utils = SimpleNamespace(
-            get_device_properties=lambda _: {"max_shared_mem": 1 << 18},
-            load_binary=lambda name, *_: (name, name, 0, 0, 1024),
-        )
-
-    def launcher_cls(self, _source: Any, metadata: Any) -> Callable[..., None]:
-        return lambda *_: self.launched.append(metadata.name)
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, _device: int) -> int:
-        return 0
-
-
-@pytest.fixture
-def driver(tmp_path: Path) -> Iterator[Driver]:
-    stand_in = Driver()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton.knobs.cache, "dir", str(tmp_path))
-        patch.setattr(triton.runtime.driver, "_active", stand_in)
-        yield stand_in
-
-
-@pytest.fixture
-def compiled(driver: Driver) -> Iterator[list[str]]:
-    """Names of the kernels, as they are compiled."""
-    assert driver.launched == []
-    names: list[str] = []
-
-    def note(*, src: Any, **_: Any) -> None:
-        names.append(src.name)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton.knobs.compilation, "listener", note)
-        yield names
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(launch, "_threads", lambda: pool)
-        yield pool
-
-
-def randn(*shape: int, dtype: torch.dtype = half) -> Tensor:
-    return torch.randn(shape).to(dtype)
-
-
-def maps(frames: int, channels: int) -> Tensor:
-    return randn(frames, 8, 8, channels).movedim(-1, 1)
-
-
-def flags(*shape: int) -> Tensor:
-    return torch.rand(shape) < 0.1
-
-
-def recurrence(length: int) -> list[Tensor]:
-    """x, dt, A, B and C of Mamba-2: x, B and C are parts of one tensor."""
-    x, B, C = randn(2, length, 8 * 16 + 32).split([8 * 16, 16, 16], -1)
-    dt, A = torch.rand(2, length, 8), -torch.rand(8)
-    return [x.unflatten(-1, (8, 16)), dt, A, B, C]
-
-
-def scanned() -> list[Tensor | None]:
-    """What Mamba's scan takes."""
-    x, dt, (B, C) = (
-        randn(2, 40, 24),
-        randn(2, 40, 24),
-        randn(2, 40, 2 * 16).chunk(2, -1),
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.reference.launches"],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=600,
+        check=True,
     )
-    return [x, dt, -torch.rand(24, 16), B, C, torch.rand(2, 24, 16), flags(2, 40)]
-
-
-def single(*shape: int) -> Tensor:
-    return randn(*shape, dtype=torch.float32)
-
-
-def raises(x: tl.tensor) -> None:
-    tl.store(x, unknown)  # type: ignore[name-defined]  # noqa: F821
-
-
-OPERATORS: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
-    "channel_statistics": lambda: (norm.channel_statistics, [randn(512, 16)]),
-    "normalise_silu": lambda: (
-        norm.normalise_silu,
-        [randn(512, 16), *single(4, 16).exp(), 1e-5, (2, 4, 8)],
-    ),
-    "normalise_silu_sums": lambda: (
-        norm.normalise_silu_sums,
-        [randn(512, 16), randn(512, 16), [*single(4, 16).exp()], 1e-5, (1, 1, 1)],
-    ),
-    "normalise_silu_gradient": lambda: (
-        norm.normalise_silu_gradient,
-        [*randn(2, 512, 16), [*single(6, 16).exp()], 512, 1e-5, (1, 1, 1)],
-    ),
-    "causal_conv": lambda: (
-        causal_conv.causal_conv,
-        [randn(2, 24, 40), single(40, 4), single(40), flags(2, 24), half],
-    ),
-    "causal_conv_gradients": lambda: (
-        causal_conv.causal_conv_gradients,
-        [*randn(2, 2, 24, 40), single(40, 4), single(40), None],
-    ),
-    "causal_conv_step": lambda: (
-        causal_conv_step.causal_conv_step,
-        [randn(2, 40), randn(2, 3, 40).mT, single(40, 4), single(40)],
-    ),
-    "conv_same": lambda: (
-        conv_same._convolve,
-        [maps(2, 16), randn(64, 16, 3, 3)],
-    ),
-    "conv_same_input_gradient": lambda: (
-        conv_same._input_gradient,
-        [maps(2, 64), randn(9, 64, 32)],
-    ),
-    "conv_same_weight_gradient": lambda: (
-        conv_same._weight_gradient,
-        [maps(2, 16), maps(2, 64)],
-    ),
-    "conv_silu": lambda: (
-        conv_silu.conv_silu_by_taps,
-        [maps(2, 16), randn(9, 16, 64), single(64), 64],
-    ),
-    "conv_silu_twice": lambda: (
-        conv_silu_twice.conv_silu_twice_by_taps,
-        [
-            maps(2, 16),
-            randn(9, 16, 64),
-            single(64),
-            64,
-            randn(9, 64, 32),
-            single(32),
-            32,
-        ],
-    ),
-    "frames_to_blocks": lambda: (
-        frame_blocks.frames_to_blocks_by_pairs,
-        [torch.zeros(2, 3, 64, 64, dtype=torch.uint8), half],
-    ),
-    "mamba2_step": lambda: (
-        mamba2_step.mamba2_step,
-        [
-            randn(2, 2 * 128 + 32 + 8),
-            randn(2, 3, 160).mT,
-            single(2, 8, 16, 16),
-            single(160, 4),
-            single(160),
-            *single(3, 8),
-        ],
-    ),
-    "mamba_step": lambda: (
-        mamba_step.mamba_step,
-        [
-            *randn(2, 2, 24),
-            *randn(2, 32).chunk(2, -1),
-            randn(2, 24),
-            single(2, 24, 16),
-            single(24),
-            single(24, 16),
-            single(24),
-        ],
-    ),
-    "race": lambda: (race.race, [single(5000), 4, torch.tensor([7])]),
-    "selective_scan": lambda: (selective_scan.selective_scan, scanned()),
-    "selective_scan_gradients": lambda: (
-        selective_scan.selective_scan_gradients,
-        [single(2, 40, 24), None, *scanned(), single(2, 1, 24, 16)],
-    ),
-    "ssd_chunks": lambda: (
-        ssd_chunks._ssd_chunks,
-        [*recurrence(128), single(2, 8, 16, 16), flags(2, 128), True],
-    ),
-    "ssd_chunks_gradients": lambda: (
-        ssd_chunks_backward.ssd_chunks_gradients,
-        [
-            *recurrence(128),
-            flags(2, 128),
-            single(2, 2, 8, 16, 16),
-            randn(2, 128, 8, 16),
-            single(2, 8, 16, 16),
-            True,
-        ],
-    ),
-    "ssd_one_chunk": lambda: (ssd_one_chunk.ssd_one_chunk, recurrence(8)),
-}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_fake_tensors_have_compiled_what_real_ones_launch(
-    name: str, driver: Driver, compiled: list[str], threads: ThreadPoolExecutor
+    name: str, report: dict[str, Any]
 ) -> None:
-    operator, arguments = OPERATORS[name]()
-    with FakeTensorMode() as mode:
-        fakes = pytree.tree_map_only(Tensor, mode.from_tensor, arguments)
-        operator._init_fn(*fakes)
-        operator._init_fn(*fakes)
-    threads.shutdown()
-    assert driver.launched == []
-    from_fakes = list(compiled)
-    assert from_fakes
-    operator(*arguments)
-    assert {*from_fakes} <= {*driver.launched}
-    assert compiled == from_fakes
+    seen = report[name]
+    assert seen["launched_by_fakes"] == []
+    assert seen["from_fakes"]
+    assert {*seen["from_fakes"]} <= {*seen["launched"]}
+    assert seen["compiled"] == seen["from_fakes"]
 
 
 def test_what_a_thread_cannot_compile_the_launch_reports(
-    driver: Driver, threads: ThreadPoolExecutor
+    report: dict[str, Any],
 ) -> None:
-    broken = launch.kernel(raises)
-    with FakeTensorMode() as mode:
-        broken[(1,)](mode.from_tensor(single(1)))
-    threads.shutdown()
-    with pytest.raises(triton.CompilationError, match="unknown"):
-        broken[(1,)](single(1))
-    assert driver.launched == []
+    assert "unknown is not defined" in report["error"]
 
 
 def test_these_are_all_operators_that_launch_kernels() -> None:
