@@ -34,6 +34,7 @@ from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.factories import make_env, make_policy
 from drama_torchrl.modules import WorldModel, evaluating
+from drama_torchrl.record.atomic import write_json
 from drama_torchrl.record.origin import provenance
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.seeding import seed_everything
@@ -74,16 +75,16 @@ def judge_seen(
     with torch.no_grad(), evaluating(world_model):
         for some in windows.split(_AT_ONCE):
             belief, _ = world_model.believe(world_model.encode(some.select(*_SEEN)))
-            rewards.append(world_model.outcomes(belief)[0].float())
+            head = world_model.reward_head
+            rewards.append(head.decode(head(belief)).float())
             odds.append(_odds(world_model, belief))
-    odd, real = torch.cat(odds).flatten(), windows[_END].flatten()
+    odd, real = torch.cat(odds), windows[_END]
+    found = (odd > 0.5)[real].float().mean().item() if real.any() else None
     return {
         "reward": windows["next", "reward"].mean().item(),
         "predicted_reward": torch.cat(rewards).mean().item(),
-        "ends": real.float().mean().item(),
-        "probability": odd.mean().item(),
-        "likeliest": (odd > 0.5).float().mean().item(),
-        "found": (odd > 0.5)[real].float().mean().item() if real.any() else None,
+        **_compare(real.float(), odd, (odd > 0.5).float()),
+        "found": found,
     }
 
 
@@ -113,15 +114,16 @@ def judge_imagined(
         "horizon": horizon,
         "reward": later["next", "reward"].mean().item(),
         "imagined_reward": torch.cat(rewards).mean().item(),
-        "ends": real.float().mean().item(),
-        "probability": odd.mean().item(),
-        "likeliest": (odd > 0.5).float().mean().item(),
-        "within": {
-            "ends": real.any(1).float().mean().item(),
-            "probability": (1 - (1 - odd).prod(1)).mean().item(),
-            "likeliest": (odd > 0.5).any(1).float().mean().item(),
-        },
+        **_compare(real.float(), odd, (odd > 0.5).float()),
+        "within": _compare(
+            real.any(1).float(), 1 - (1 - odd).prod(1), (odd > 0.5).any(1).float()
+        ),
     }
+
+
+def _compare(ends: Tensor, probability: Tensor, likeliest: Tensor) -> dict[str, float]:
+    found = {"ends": ends, "probability": probability, "likeliest": likeliest}
+    return {name: values.mean().item() for name, values in found.items()}
 
 
 def _odds(world_model: WorldModel, belief: Tensor) -> Tensor:
@@ -156,10 +158,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "imagined": judge_imagined(update, played, args.contexts, length),
         "provenance": provenance(agent.device),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if args.out:
-        args.out.write_text(text + "\n")
+        write_json(args.out, report)
     return report
 
 

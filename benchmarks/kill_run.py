@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import random
 import signal
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from drama_torchrl.record.atomic import write_json
 from drama_torchrl.record.checkpoint import load_tensors
 from drama_torchrl.record.origin import provenance
 from recipes import drama_atari100k
@@ -291,8 +291,7 @@ def main() -> int:
     if args.out:
         given = {"asked": args.kills, "seed": args.seed, "every": INTERVAL}
         origin = {"provenance": provenance(torch.device("cpu"))}
-        text = json.dumps(given | vars(report) | origin, indent=1)
-        args.out.write_text(text + "\n")
+        write_json(args.out, given | vars(report) | origin)
     return 0 if report.good and report.kills.total() == args.kills else 1
 
 

@@ -25,6 +25,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.envs import Transform
 
+from drama_torchrl.record.atomic import write_json
 from drama_torchrl.record.origin import provenance
 from tests.reference.stopping import run_training
 from tests.reference.tiny_run import run_options
@@ -148,7 +149,7 @@ def main() -> int:
     }
     print(json.dumps({k: v for k, v in report.items() if k != "samples"}, indent=2))
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(args.out, report)
     return 0 if report["good"] else 1
 
 

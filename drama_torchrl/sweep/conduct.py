@@ -59,9 +59,8 @@ def conduct(
             options; nothing is started.
     """
     with claimed(plan.out) as lock, interruptible():
-        skipped = {
-            run.name for run in plan.runs if is_complete(run) or is_out_of_time(run)
-        }
+        skipped = {run.name: "skipped" for run in plan.runs if is_complete(run)}
+        skipped |= {run.name: "partial" for run in plan.runs if is_out_of_time(run)}
         pending = {run.name: run for run in plan.runs if run.name not in skipped}
         _refuse_left_behind(pending.values())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from drama_torchrl.config import ConfigError
 from drama_torchrl.record.atomic import write_json
 from drama_torchrl.sweep.plan import PlannedRun
-from drama_torchrl.sweep.runs import is_complete, is_out_of_time, read_progress
+from drama_torchrl.sweep.runs import is_complete, read_progress
 from drama_torchrl.sweep.slots import Slot
 
 __all__ = ["Row", "count_states", "format_rows", "make_row", "write_summary"]
@@ -54,7 +54,7 @@ class Row:
 def make_row(
     run: PlannedRun,
     *,
-    skipped: Collection[str],
+    skipped: Mapping[str, str],
     running: Mapping[str, Slot],
     outcomes: Mapping[str, str],
 ) -> Row:
@@ -62,7 +62,8 @@ def make_row(
 
     Args:
         run: the run.
-        skipped: names of those that were complete or out of time before.
+        skipped: states of those that are not started, by name: ``"skipped"``, or
+            ``"partial"`` where the time was over before.
         running: slots of those that run, by name.
         outcomes: how those that ended failed, by name; empty where they did not.
     """
@@ -135,13 +136,14 @@ def write_summary(rows: Sequence[Row], path: Path) -> None:
 
 def _find_state(
     run: PlannedRun,
-    skipped: Collection[str],
+    skipped: Mapping[str, str],
     running: Mapping[str, Slot],
     outcomes: Mapping[str, str],
 ) -> tuple[str, str]:
     time = f"training.max_minutes={run.config.training.max_minutes:g}"
     if run.name in skipped:
-        return ("partial", time) if is_out_of_time(run) else ("skipped", "")
+        state = skipped[run.name]
+        return state, time if state == "partial" else ""
     if run.name in running:
         return "running", running[run.name].name
     if run.name not in outcomes:

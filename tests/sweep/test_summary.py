@@ -25,7 +25,7 @@ def look(
     running: Mapping[str, Slot] | None = None,
     outcomes: Mapping[str, str] | None = None,
 ) -> Row:
-    return make_row(run, skipped=(), running=running or {}, outcomes=outcomes or {})
+    return make_row(run, skipped={}, running=running or {}, outcomes=outcomes or {})
 
 
 def test_a_waiting_run_does_not_take_credit_for_an_earlier_attempt(
