@@ -8,7 +8,9 @@ of the way the agent plays now, with
 
 - ``seen``: what the world model says of each, from the frames up to its action, in
   windows of training's length;
-- ``imagined``: rollouts from contexts among them, beside what came after each context.
+- ``imagined``: rollouts from contexts among them, beside what came after each context;
+- ``losses``: the world model's on these windows, ``fresh``, beside those it logged at
+  the end of its ``training``, where it had seen each frame many times.
 
 An end is what the world model learned as such: on Atari a lost life or the game's end.
 ``likeliest`` are ends of probability above ½, the paper's prediction (eq. 5);
@@ -20,9 +22,11 @@ does. Further options change those of the run.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -34,16 +38,19 @@ from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.factories import make_env, make_policy
 from drama_torchrl.modules import WorldModel, evaluating
+from drama_torchrl.objectives import WorldModelLoss
 from drama_torchrl.record.atomic import write_json
 from drama_torchrl.record.origin import provenance
 from drama_torchrl.record.run_directory import RunDirectory
 from drama_torchrl.seeding import seed_everything
-from drama_torchrl.updates import BehaviourUpdate
+from drama_torchrl.updates import BehaviourUpdate, WorldModelUpdate
 from recipes.evaluate import load_agent
 
-__all__ = ["judge_imagined", "judge_seen", "main", "play"]
+__all__ = ["judge_imagined", "judge_losses", "judge_seen", "main", "play"]
 
 _AT_ONCE = 64
+_LOSSES = ("loss_reconstruction", "loss_reward", "loss_termination", "kl")
+_ROWS = 100
 _SEEN = ("pixels", "action", "is_init")
 _END = ("next", "end-of-life")
 
@@ -69,8 +76,7 @@ def judge_seen(
         played: transitions ``[T]``; a last, shorter window is left out.
         window: steps T of a sequence.
     """
-    count = len(played) // window
-    windows = played[: count * window].reshape(count, window)
+    windows = _cut(played, window)
     rewards, odds = [], []
     with torch.no_grad(), evaluating(world_model):
         for some in windows.split(_AT_ONCE):
@@ -121,6 +127,40 @@ def judge_imagined(
     }
 
 
+def judge_losses(
+    loss: WorldModelLoss, played: TensorDictBase, window: int
+) -> dict[str, float]:
+    """Compute the world model's losses on transitions it was not trained on.
+
+    Args:
+        loss: of the world model.
+        played: transitions ``[T]``; a last, shorter window is left out.
+        window: steps T of a sequence.
+    """
+    windows = _cut(played, window)
+    sums = dict.fromkeys(_LOSSES, 0.0)
+    with torch.no_grad(), evaluating(loss):
+        for some in windows.split(_AT_ONCE):
+            found = loss(some)
+            for name in _LOSSES:
+                sums[name] += found[name].item() * len(some)
+    return {name: value / len(windows) for name, value in sums.items()}
+
+
+def _read_losses(run: RunDirectory) -> dict[str, float]:
+    with run.metrics.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[-_ROWS:]
+    return {
+        name: fmean(float(row[f"world_model/{name}"]) for row in rows)
+        for name in _LOSSES
+    }
+
+
+def _cut(played: TensorDictBase, window: int) -> TensorDictBase:
+    count = len(played) // window
+    return played[: count * window].reshape(count, window)
+
+
 def _compare(ends: Tensor, probability: Tensor, likeliest: Tensor) -> dict[str, float]:
     found = {"ends": ends, "probability": probability, "likeliest": likeliest}
     return {name: values.mean().item() for name, values in found.items()}
@@ -143,12 +183,15 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("options", nargs="*")
     args = parser.parse_intermixed_args(arguments)
     options = [*args.options, "execution.device=cpu"]
-    config, agent, state = load_agent(RunDirectory(args.run), options)
+    run = RunDirectory(args.run)
+    config, agent, state = load_agent(run, options)
+    trained = _read_losses(run)
     seed_everything(args.seed)
     played = play(config, agent, args.steps, args.seed)
-    # `load_agent` puts all of it on one device, where this is the update.
-    replay, update = config.replay, cast(BehaviourUpdate, agent.learn_behaviour.update)
-    window, length = replay.model_window, replay.imagination_window
+    # `load_agent` puts all of it on one device, where these are the updates.
+    learnt = cast(WorldModelUpdate, agent.learn_world_model.update)
+    update = cast(BehaviourUpdate, agent.learn_behaviour.update)
+    window, length = config.replay.model_window, config.replay.imagination_window
     report = {
         "game": config.env.game,
         "trained_steps": state["step"],
@@ -156,6 +199,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "seed": args.seed,
         "seen": judge_seen(agent.world_model, played, window),
         "imagined": judge_imagined(update, played, args.contexts, length),
+        "losses": {
+            "fresh": judge_losses(learnt.loss, played, window),
+            "training": trained,
+        },
         "provenance": provenance(agent.device),
     }
     print(json.dumps(report, indent=2))

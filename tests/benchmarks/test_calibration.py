@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -12,13 +13,15 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from benchmarks.calibration import judge_imagined, judge_seen, main
+from benchmarks import calibration
+from benchmarks.calibration import judge_imagined, judge_losses, judge_seen, main
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import load_config
 from drama_torchrl.factories import make_agent
 from drama_torchrl.record.checkpoint import save_checkpoint
+from drama_torchrl.record.rows import Rows
 from drama_torchrl.record.run_directory import RunDirectory
-from drama_torchrl.updates import BehaviourUpdate
+from drama_torchrl.updates import BehaviourUpdate, WorldModelUpdate
 from tests.reference.tiny_run import run_options
 
 ACTIONS, STEPS, END, LENGTH = 5, 20, 5, 4
@@ -83,12 +86,28 @@ def test_what_is_imagined(agent: Agent, played: TensorDict) -> None:
     }
 
 
+def test_losses_of_what_is_played(
+    agent: Agent, played: TensorDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each window counts alike, however they are batched."""
+    expect_ends(agent, 0.25)
+    loss = cast(WorldModelUpdate, agent.learn_world_model.update).loss
+    monkeypatch.setattr(calibration, "_AT_ONCE", 3)
+    found = judge_losses(loss, played, window=4)
+    mean = -(math.log(0.25) + 19 * math.log(0.75)) / 20
+    assert found["loss_termination"] == pytest.approx(mean)
+
+
 def test_a_run_is_played_and_judged(agent: Agent, tmp_path: Path) -> None:
     config = load_config(overrides=run_options(tmp_path / "run", "env.game=Pong"))
     run = RunDirectory.create(tmp_path / "run", config)
     agent = make_agent(config, 6, torch.device("cpu"))
     state = {"config": asdict(config), "num_actions": 6, "step": 3}
     save_checkpoint(run.checkpoint, {**agent.state_dict(), **state})
+    names = ("loss_reconstruction", "loss_reward", "loss_termination", "kl")
+    rows = Rows(run.metrics, ["step", *(f"world_model/{name}" for name in names)])
+    for step in range(101):  # all but the first count
+        rows.append([step, *([step, 2.0, 3.0, 4.0] if step else [1e9] * 4)])
     out = tmp_path / "calibration.json"
     steps = ["--steps", "40", "--contexts", "8"]
     main([str(run.path), *steps, "--out", str(out), "replay.model_window=16"])
@@ -97,3 +116,5 @@ def test_a_run_is_played_and_judged(agent: Agent, tmp_path: Path) -> None:
     assert report["imagined"]["contexts"] == 8
     # Pong brings nothing in its first steps.
     assert report["seen"]["reward"] == report["seen"]["ends"] == 0.0
+    assert list(report["losses"]["training"].values()) == [50.5, 2.0, 3.0, 4.0]
+    assert report["losses"]["fresh"]["loss_reconstruction"] > 0
