@@ -10,7 +10,8 @@ of the way the agent plays now, with
   windows of training's length;
 - ``imagined``: rollouts from contexts among them, beside what came after each context;
 - ``losses``: the world model's on these windows, ``fresh``, beside those it logged at
-  the end of its ``training``, where it had seen each frame many times.
+  the end of its ``training``, where it had seen each frame many times;
+- ``lives``: steps and reward of an episode's first life, second, third ...
 
 An end is what the world model learned as such: on Atari a lost life or the game's end.
 ``likeliest`` are ends of probability above ½, the paper's prediction (eq. 5);
@@ -46,7 +47,14 @@ from drama_torchrl.seeding import seed_everything
 from drama_torchrl.updates import BehaviourUpdate, WorldModelUpdate
 from recipes.evaluate import load_agent
 
-__all__ = ["judge_imagined", "judge_losses", "judge_seen", "main", "play"]
+__all__ = [
+    "judge_imagined",
+    "judge_lives",
+    "judge_losses",
+    "judge_seen",
+    "main",
+    "play",
+]
 
 _AT_ONCE = 64
 _LOSSES = ("loss_reconstruction", "loss_reward", "loss_termination", "kl")
@@ -147,6 +155,30 @@ def judge_losses(
     return {name: value / len(windows) for name, value in sums.items()}
 
 
+def judge_lives(played: TensorDictBase) -> list[dict[str, float]]:
+    """Take the mean steps and reward of first lives, of second ones, and so on.
+
+    Args:
+        played: transitions ``[T]`` from an episode's start on; the last life, cut short
+            by the end of play, is left out.
+    """
+    starts, ends = played["is_init"].flatten(), played[_END].flatten()
+    begins = starts.clone()
+    begins[1:] |= ends[:-1]
+    life, episode = begins.cumsum(0) - 1, starts.cumsum(0) - 1
+    order = (life - life[starts][episode])[begins][:-1]
+    steps = life.bincount()[:-1]
+    reward = life.bincount(played["next", "reward"].flatten())[:-1]
+    return [
+        {
+            "lives": int(of.sum()),
+            "steps": steps[of].double().mean().item(),
+            "reward": reward[of].double().mean().item(),
+        }
+        for of in (order == place for place in order.unique())
+    ]
+
+
 def _read_losses(run: RunDirectory) -> dict[str, float]:
     with run.metrics.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[-_ROWS:]
@@ -203,6 +235,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
             "fresh": judge_losses(learnt.loss, played, window),
             "training": trained,
         },
+        "lives": judge_lives(played),
         "provenance": provenance(agent.device),
     }
     print(json.dumps(report, indent=2))

@@ -14,7 +14,13 @@ from tensordict import TensorDict
 from torch import nn
 
 from benchmarks import calibration
-from benchmarks.calibration import judge_imagined, judge_losses, judge_seen, main
+from benchmarks.calibration import (
+    judge_imagined,
+    judge_lives,
+    judge_losses,
+    judge_seen,
+    main,
+)
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import load_config
 from drama_torchrl.factories import make_agent
@@ -96,6 +102,18 @@ def test_losses_of_what_is_played(
     found = judge_losses(loss, played, window=4)
     mean = -(math.log(0.25) + 19 * math.log(0.75)) / 20
     assert found["loss_termination"] == pytest.approx(mean)
+
+
+def test_lives_of_what_is_played(played: TensorDict) -> None:
+    """The second episode is truncated in its first life, the third never ends."""
+    played["is_init"][[0, 8, 15]] = True
+    played["next", "end-of-life"].zero_()[[2, 7, 16]] = True
+    played["next", "reward"] = torch.arange(20.0).unsqueeze(-1)
+    first = (0 + 1 + 2, sum(range(8, 15)), 15 + 16)
+    assert judge_lives(played) == [
+        {"lives": 3, "steps": (3 + 7 + 2) / 3, "reward": pytest.approx(sum(first) / 3)},
+        {"lives": 1, "steps": 5, "reward": sum(range(3, 8))},
+    ]
 
 
 def test_a_run_is_played_and_judged(agent: Agent, tmp_path: Path) -> None:
