@@ -191,11 +191,12 @@ def _add_legend(figure: Figure, panels: Sequence[Axes]) -> None:
     for axes in panels:
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, line)
+    widest = 0.6 + 0.1 * max(map(len, shown))  # inches, with its line
     figure.legend(
         list(shown.values()),
         list(shown),
         loc="outside upper left",
-        ncols=5,
+        ncols=max(1, min(5, int(figure.get_figwidth() / widest))),
         frameon=False,
     )
 

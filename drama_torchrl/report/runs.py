@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from drama_torchrl.config import CHANGES_NO_RESULT, flatten
+from drama_torchrl.config import CHANGES_NO_RESULT, DramaConfig, flatten
 from drama_torchrl.envs.games import find_rom_id, list_games
 from drama_torchrl.record.reading import (
     UnusableRunError,
@@ -28,7 +28,7 @@ from drama_torchrl.record.scores import reference_scores
 __all__ = ["Collection", "Refusal", "Run", "collect_runs", "read_run"]
 
 _NAMES_THE_RUN = ("env.game", "seed")
-_MAY_DIFFER = (*CHANGES_NO_RESULT, "evaluation.")  # when a run is scored again
+_MAY_DIFFER = (*CHANGES_NO_RESULT, "evaluation.")  # of what was trained the same way
 _GPUS = ("NVIDIA", "Tesla", "GeForce", "Quadro", "TITAN", "AMD Instinct", "AMD Radeon")
 
 
@@ -40,8 +40,8 @@ class Run:
         path: its directory.
         game: as the ALE spells it.
         seed: of the run.
-        settings: options by dotted name, without game and seed and those that change
-            no result.
+        settings: options of the training by dotted name, without game and seed and
+            those that change no result; one that came after the run has its default.
         training: mean return of the last five training episodes, the paper's measure.
         final: mean return of the last checkpoint's episodes with drawn actions.
         final_episodes: number of these episodes.
@@ -248,9 +248,14 @@ def _check_complete(options: Mapping[str, Any], result: Mapping[str, Any]) -> No
 def _settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
-        for name, value in options.items()
-        if name not in _NAMES_THE_RUN and not name.startswith(CHANGES_NO_RESULT)
+        for name, value in {**_defaults(), **options}.items()
+        if name not in _NAMES_THE_RUN and not name.startswith(_MAY_DIFFER)
     }
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return flatten(asdict(DramaConfig()))
 
 
 def _find_game(name: str) -> str:

@@ -84,6 +84,8 @@ def summarize(collection: Collection, variants: Sequence[Variant]) -> list[str]:
         f"Complete runs: {len(collection.runs)}. Variants: {len(variants)}. "
         f"Games: {len(games)}. Directories left out: {len(collection.refused)}."
     )
+    if len(variants) > 1:
+        counted += " A variant is named by what it has else than its preset."
     return [counted, *find_caveats(variants)]
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from typing import Any
 
+from drama_torchrl.config import DramaConfig, flatten, list_presets, load_config
 from drama_torchrl.report.runs import Run
 
-__all__ = ["ALONE", "Variant", "group_variants"]
+__all__ = ["PLAIN", "Variant", "group_variants"]
 
-ALONE = "ours"
-"""Name of the variant where there is only one."""
+PLAIN = "ours"
+"""Name of a variant that nothing sets apart."""
 _ABSENT = "(absent)"
 
 
@@ -38,10 +40,10 @@ class Variant:
 
 
 def group_variants(runs: Sequence[Run]) -> list[Variant]:
-    """Group runs by their settings and name each group by what differs.
+    """Group runs by their settings and name each group by what sets it apart.
 
-    Where presets differ they are named, and of other settings only those that differ
-    within a preset: two presets differ in dozens.
+    Where presets differ they are named; beside its preset a group is named by what it
+    has else than that preset, of the settings in which the groups of a preset differ.
 
     Args:
         runs: complete runs, no two of the same game, seed and settings.
@@ -60,22 +62,35 @@ def group_variants(runs: Sequence[Run]) -> list[Variant]:
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:
-    if len(others) == 1:
-        return ALONE
     relatives = [
         other
         for other in others
         if other.settings.get("preset") == run.settings.get("preset")
     ]
     names = ["preset"] if len(relatives) < len(others) else []
-    names += _differing(relatives)
-    return ", ".join(f"{name}={run.settings.get(name, _ABSENT)}" for name in names)
+    if len(relatives) > 1:
+        plain = _preset_settings(str(run.settings.get("preset")))
+        names += [
+            name
+            for name in _differing(relatives)
+            if _value(run.settings, name) != _value(plain, name)
+        ]
+    parts = [f"{name}={run.settings.get(name, _ABSENT)}" for name in names]
+    return ", ".join(parts) or PLAIN
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
     names = sorted({name for run in runs for name in run.settings})
     return [
-        name
-        for name in names
-        if len({repr(run.settings.get(name, _ABSENT)) for run in runs}) > 1
+        name for name in names if len({_value(run.settings, name) for run in runs}) > 1
     ]
+
+
+def _value(settings: Mapping[str, Any], name: str) -> str:
+    return repr(settings.get(name, _ABSENT))
+
+
+@cache
+def _preset_settings(preset: str) -> dict[str, Any]:
+    known = preset in list_presets()
+    return flatten(asdict(load_config(preset) if known else DramaConfig()))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from PIL import Image
 
 from drama_torchrl.config import config_from_dict, load_config
@@ -82,6 +83,15 @@ def write_evaluation(
         },
     )
     return path
+
+
+def forget_option(path: Path, section: str, name: str) -> Path:
+    """Take an option away, as of a run by a version that did not know it."""
+    run = RunDirectory(path)
+    config = json.loads(run.result.read_text())["config"]
+    del config[section][name]
+    OmegaConf.save(OmegaConf.create(config), run.config)
+    return change_result(path, {"config": config})
 
 
 def write_film(path: Path, shade: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from drama_torchrl.report.plots import (
@@ -67,7 +69,7 @@ class TestLearningCurves:
             [1000, 1.0], [2000, 1.5], [3000, 2.0],
             [4000, 2.5], [5000, 3.0], [6000, 4.0],
         ]  # fmt: skip
-        (mean,) = lines(boxing, "acting.latent=posterior")
+        (mean,) = lines(boxing, "ours")
         assert mean[0] == (1500.0, 5.5)
         assert mean[-1] == (6500.0, 22.0)
 
@@ -94,9 +96,19 @@ class TestLearningCurves:
     def test_the_legend_names_everything_once(self, variants: list[Variant]) -> None:
         (legend,) = draw_learning_curves(variants).legends
         assert [text.get_text() for text in legend.get_texts()] == [
-            *("acting.latent=posterior", "acting.latent=prior"),
+            *("ours", "acting.latent=prior"),
             *("Drama paper", "human", "random"),
         ]
+
+    def test_a_legend_of_long_names_is_not_cut_off(
+        self, variants: list[Variant]
+    ) -> None:
+        names = [f"world_model.{name}=" + 30 * "x" for name in ("dynamics", "filters")]
+        long = [replace(v, name=n) for v, n in zip(variants, names, strict=True)]
+        figure = draw_learning_curves(long)
+        FigureCanvasAgg(figure).draw()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
 class TestProfiles:
@@ -119,7 +131,7 @@ class TestProfiles:
     def test_the_number_of_runs_is_named(self, variants: list[Variant]) -> None:
         boxing = draw_profiles(variants).axes[2]
         assert boxing.get_legend_handles_labels()[1] == [
-            "acting.latent=posterior (n = 2)",
+            "ours (n = 2)",
             "acting.latent=prior (n = 1)",
             "Drama paper",
         ]

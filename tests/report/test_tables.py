@@ -47,7 +47,7 @@ def cells(table: Table) -> str:
 def test_scores_by_game(variants: list[Variant]) -> None:
     assert cells(game_table(variants, MEASURES[0])) == (
         "| Game | Random | Human | Paper "
-        "| acting.latent=posterior | acting.latent=prior |\n"
+        "| ours | acting.latent=prior |\n"
         "| :-- | --: | --: | --: | --: | --: |\n"
         "| Boxing | 0 | 12 | 78 | 9.0 [6.0, 12.0] (2) | 6.0 (1) |\n"
         "| Krull | 1598 | 2666 | 9693 | 2132 (1) | – |"
@@ -65,19 +65,19 @@ def test_aggregates(variants: list[Variant]) -> None:
         "| :-- | :-- | :-- | --: | --: | --: | --: | --: |\n"
         "| Drama paper | Training score | Boxing, Krull | – "
         "| 7.040 | 7.040 | – | – |\n"
-        "| acting.latent=posterior | Training score | Boxing, Krull | 3 "
+        "| ours | Training score | Boxing, Krull | 3 "
         "| 0.625 [0.500, 0.750] | 0.625 [0.500, 0.750] "
         "| 0.667 [0.500, 0.833] | 0.375 [0.250, 0.500] |\n"
-        "| acting.latent=posterior | Final score | Boxing, Krull | 3 "
+        "| ours | Final score | Boxing, Krull | 3 "
         "| 0.750 [0.625, 0.875] | 0.750 [0.625, 0.875] "
         "| 0.667 [0.500, 0.833] | 0.250 [0.125, 0.375] |\n"
         "| Drama paper | Training score | Boxing | – | 6.500 | 6.500 | – | – |\n"
-        "| acting.latent=posterior | Training score | Boxing | 2 "
+        "| ours | Training score | Boxing | 2 "
         "| 0.750 [0.500, 1.000] | 0.750 [0.500, 1.000] "
         "| 0.750 [0.500, 1.000] | 0.250 [0.000, 0.500] |\n"
         "| acting.latent=prior | Training score | Boxing | 1 "
         "| 0.500 | 0.500 | 0.500 | 0.500 |\n"
-        "| acting.latent=posterior | Final score | Boxing | 2 "
+        "| ours | Final score | Boxing | 2 "
         "| 0.500 [0.250, 0.750] | 0.500 [0.250, 0.750] "
         "| 0.500 [0.250, 0.750] | 0.500 [0.250, 0.750] |\n"
         "| acting.latent=prior | Final score | Boxing | 1 "
@@ -91,7 +91,7 @@ def test_cost(variants: list[Variant]) -> None:
         "| Agent | Device | Runs | Hours per run | Hours | GPU-hours "
         "| Steps per second | Commits |\n"
         "| :-- | :-- | --: | --: | --: | --: | --: | --: |\n"
-        "| acting.latent=posterior | NVIDIA H200 | 3 "
+        "| ours | NVIDIA H200 | 3 "
         "| 0.67 (0.50 to 1.00) | 2.00 | 2.00 | 46.3 | 0123456 |\n"
         "| acting.latent=prior | Intel(R) Xeon(R) | 1 "
         "| 0.50 (0.50 to 0.50) | 0.50 | – | 55.6 | 0123456 |\n"
@@ -118,9 +118,7 @@ def test_gpu_hours_count_each_gpu(tmp_path: Path) -> None:
 def test_every_counted_run_is_listed(variants: list[Variant], tmp_path: Path) -> None:
     rows = cells(run_table(variants)).splitlines()[2:]
     assert len(rows) == 4
-    assert rows[1] == (
-        f"| acting.latent=posterior | Boxing | {tmp_path}/b | 2 | 12.0 | 9.0 | 1.00 |"
-    )
+    assert rows[1] == (f"| ours | Boxing | {tmp_path}/b | 2 | 12.0 | 9.0 | 1.00 |")
 
 
 def test_what_is_left_out_is_listed() -> None:
@@ -143,12 +141,10 @@ class TestCaveats:
     def test_name_what_falls_short_and_of_what(self, variants: list[Variant]) -> None:
         assert find_caveats(variants) == [
             "final scores of 2 episodes instead of 100.",
-            "acting.latent=posterior: 2 of the 26 games of Atari100k; aggregates of "
+            "ours: 2 of the 26 games of Atari100k; aggregates of "
             "fewer games are not those of the benchmark.",
-            "acting.latent=posterior: 1 to 2 seeds per game; the IQM of runs weighs "
-            "games by their seeds.",
-            "acting.latent=posterior: intervals of aggregates take games with one seed "
-            "for exact.",
+            "ours: 1 to 2 seeds per game; the IQM of runs weighs games by their seeds.",
+            "ours: intervals of aggregates take games with one seed for exact.",
             "acting.latent=prior: 1 of the 26 games of Atari100k; aggregates of fewer "
             "games are not those of the benchmark.",
             "acting.latent=prior: one seed per game, so nothing is known about the "

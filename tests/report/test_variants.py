@@ -15,7 +15,7 @@ from drama_torchrl.report.measures import (
 from drama_torchrl.report.runs import collect_runs
 from drama_torchrl.report.statistics import mean_of_games, median_of_games
 from drama_torchrl.report.variants import Variant, group_variants
-from tests.report.run_files import write_run
+from tests.report.run_files import forget_option, write_run
 
 
 def variants_of(folder: Path, *specs: tuple[str, int, list[str]]) -> list[Variant]:
@@ -38,13 +38,29 @@ def test_games_seeds_places_and_devices_make_no_variants(tmp_path: Path) -> None
         ("Pong", 2, ["execution.compile=true"]),
         ("Boxing", 2, ["run_dir=elsewhere"]),
         ("Boxing", 1, ["log.every=9", "training.max_minutes=600"]),
-        ("Boxing", 3, ["replay.device=cpu"]),
+        ("Boxing", 3, ["replay.device=cpu", "evaluation.greedy_episodes=3"]),
     )
     boxing = [("Boxing", seed) for seed in (2, 1, 3)]
     assert names(variants) == {"ours": [("Pong", 2), *boxing]}
     by_game = variants[0].by_game
     assert list(by_game) == ["Boxing", "Pong"]
     assert [run.seed for run in by_game["Boxing"]] == [1, 2, 3]
+
+
+def test_an_option_that_came_after_a_run_has_its_default(tmp_path: Path) -> None:
+    drawn = ["world_model.termination=drawn"]
+    paths = [
+        write_run(tmp_path / "before", "Pong"),
+        write_run(tmp_path / "now", "Boxing"),
+        write_run(tmp_path / "other", "Boxing", options=drawn),
+    ]
+    forget_option(paths[0], "world_model", "termination")
+    found = collect_runs(paths)
+    assert found.refused == []
+    assert names(group_variants(found.runs)) == {
+        "ours": [("Pong", 1), ("Boxing", 1)],
+        "world_model.termination=drawn": [("Boxing", 1)],
+    }
 
 
 def test_a_setting_that_differs_names_the_variant(tmp_path: Path) -> None:
@@ -55,7 +71,7 @@ def test_a_setting_that_differs_names_the_variant(tmp_path: Path) -> None:
         ("Pong", 1, []),
     )
     assert names(variants) == {
-        "acting.latent=posterior": [("Boxing", 1), ("Pong", 1)],
+        "ours": [("Boxing", 1), ("Pong", 1)],
         "acting.latent=prior": [("Boxing", 1)],
     }
 
@@ -66,11 +82,13 @@ def test_all_settings_that_differ_are_named(tmp_path: Path) -> None:
         ("Boxing", 1, []),
         ("Boxing", 1, ["acting.latent=prior"]),
         ("Boxing", 1, ["replay.sampling=uniform"]),
+        ("Boxing", 1, ["replay.sampling=uniform", "acting.latent=prior"]),
     )
     assert list(names(variants)) == [
-        "acting.latent=posterior, replay.sampling=dfs",
-        "acting.latent=prior, replay.sampling=dfs",
-        "acting.latent=posterior, replay.sampling=uniform",
+        "ours",
+        "acting.latent=prior",
+        "replay.sampling=uniform",
+        "acting.latent=prior, replay.sampling=uniform",
     ]
 
 
@@ -82,7 +100,7 @@ def test_of_presets_only_the_name_is_named(tmp_path: Path) -> None:
         ("Boxing", 1, ["preset=s"]),
     )
     assert list(names(variants)) == [
-        "preset=xs, acting.latent=posterior",
+        "preset=xs",
         "preset=xs, acting.latent=prior",
         "preset=s",
     ]
