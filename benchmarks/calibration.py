@@ -11,6 +11,8 @@ of the way the agent plays now, with
 - ``imagined``: rollouts from contexts among them, beside what came after each context;
 - ``losses``: the world model's on these windows, ``fresh``, beside those it logged at
   the end of its ``training``, where it had seen each frame many times;
+- ``values``: the critic's, beside the discounted rewards that came until the life was
+  lost, which are those it should have learned; ``at_ends`` where the life is lost;
 - ``lives``: steps and reward of an episode's first life, second, third ...
 
 An end is what the world model learned as such: on Atari a lost life or the game's end.
@@ -31,7 +33,7 @@ from statistics import fmean
 from typing import Any, cast
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
@@ -39,7 +41,7 @@ from drama_torchrl.agent import Agent
 from drama_torchrl.config import DramaConfig
 from drama_torchrl.factories import make_env, make_policy
 from drama_torchrl.modules import WorldModel, evaluating
-from drama_torchrl.objectives import WorldModelLoss
+from drama_torchrl.objectives import LambdaReturns, WorldModelLoss, lambda_returns
 from drama_torchrl.record.atomic import write_json
 from drama_torchrl.record.origin import provenance
 from drama_torchrl.record.run_directory import RunDirectory
@@ -52,6 +54,7 @@ __all__ = [
     "judge_lives",
     "judge_losses",
     "judge_seen",
+    "judge_values",
     "main",
     "play",
 ]
@@ -93,7 +96,7 @@ def judge_seen(
             rewards.append(head.decode(head(belief)).float())
             odds.append(_odds(world_model, belief))
     odd, real = torch.cat(odds), windows[_END]
-    found = (odd > 0.5)[real].float().mean().item() if real.any() else None
+    found = _mean((odd > 0.5)[real])
     return {
         "reward": windows["next", "reward"].mean().item(),
         "predicted_reward": torch.cat(rewards).mean().item(),
@@ -155,6 +158,46 @@ def judge_losses(
     return {name: value / len(windows) for name, value in sums.items()}
 
 
+def judge_values(
+    world_model: WorldModel, returns: LambdaReturns, played: TensorDictBase, window: int
+) -> dict[str, float | None]:
+    """Compare values with the discounted rewards of the rest of the life.
+
+    Args:
+        world_model: of the agent.
+        returns: has the critic and the discount.
+        played: transitions ``[T]``; steps after the last end are left out, and the
+            first of each window, before which nothing was seen.
+        window: steps T of a sequence.
+    """
+    reward, ends = played["next", "reward"][None], played[_END][None]
+    nothing = torch.zeros(1, len(played) + 1, 1)
+    real = lambda_returns(
+        nothing, reward, ends, discount=returns.discount, trace_decay=1.0
+    )
+    whole = ends.flip(1).cumsum(1).flip(1) > 0
+    steps = TensorDict(
+        {"real": real[0], "whole": whole[0], "end": ends[0]}, [len(played)]
+    )
+    outcome = _cut(steps, window)[:, 1:]
+    found = []
+    with torch.no_grad(), evaluating(world_model):
+        for some in _cut(played, window).split(_AT_ONCE):
+            seen = world_model.encode(some.select(*_SEEN))
+            belief, _ = world_model.believe(seen)
+            state = {"latent": seen["latent"][:, 1:], "belief": belief[:, :-1]}
+            critic = returns.critic(TensorDict(state, [len(some), window - 1]))
+            found.append(critic["state_value"].float())
+    value, whole = torch.cat(found), outcome["whole"]
+    error = (value - outcome["real"]).square()
+    return {
+        "value": _mean(value[whole]),
+        "return": _mean(outcome["real"][whole]),
+        "error": _mean(error[whole], 0.5),
+        "at_ends": _mean(value[outcome["end"]]),
+    }
+
+
 def judge_lives(played: TensorDictBase) -> list[dict[str, float]]:
     """Take the mean steps and reward of first lives, of second ones, and so on.
 
@@ -191,6 +234,10 @@ def _read_losses(run: RunDirectory) -> dict[str, float]:
 def _cut(played: TensorDictBase, window: int) -> TensorDictBase:
     count = len(played) // window
     return played[: count * window].reshape(count, window)
+
+
+def _mean(values: Tensor, power: float = 1.0) -> float | None:
+    return values.double().mean().item() ** power if len(values) else None
 
 
 def _compare(ends: Tensor, probability: Tensor, likeliest: Tensor) -> dict[str, float]:
@@ -235,6 +282,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
             "fresh": judge_losses(learnt.loss, played, window),
             "training": trained,
         },
+        "values": judge_values(agent.world_model, update.returns, played, window),
         "lives": judge_lives(played),
         "provenance": provenance(agent.device),
     }

@@ -19,11 +19,13 @@ from benchmarks.calibration import (
     judge_lives,
     judge_losses,
     judge_seen,
+    judge_values,
     main,
 )
 from drama_torchrl.agent import Agent
 from drama_torchrl.config import load_config
 from drama_torchrl.factories import make_agent
+from drama_torchrl.modules import Critic
 from drama_torchrl.record.checkpoint import save_checkpoint
 from drama_torchrl.record.rows import Rows
 from drama_torchrl.record.run_directory import RunDirectory
@@ -41,6 +43,16 @@ def expect_ends(agent: Agent, probability: float) -> Agent:
         last.weight.zero_()
         last.bias.copy_(torch.tensor(probability).logit())
     return agent
+
+
+def expect_value(critic: Critic) -> float:
+    """Makes the critic say the same of everything, and tells what."""
+    last, bins = critic.net[-1], critic.two_hot.bins
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()[len(bins) * 3 // 5] = 1e4
+    return math.expm1(bins[len(bins) * 3 // 5].item())
 
 
 @pytest.fixture
@@ -102,6 +114,28 @@ def test_losses_of_what_is_played(
     found = judge_losses(loss, played, window=4)
     mean = -(math.log(0.25) + 19 * math.log(0.75)) / 20
     assert found["loss_termination"] == pytest.approx(mean)
+
+
+def test_values_of_what_is_played(agent: Agent, played: TensorDict) -> None:
+    returns = cast(BehaviourUpdate, agent.learn_behaviour.update).returns
+    critic = cast(Critic, returns.critic.module)
+    value = expect_value(critic)
+    found = judge_values(agent.world_model, returns, played, window=4)
+    # Up to the end at step 5, but for steps 0 and 4, the first of their windows.
+    real = [8 * returns.discount**steps for steps in (4, 3, 2, 0)]
+    error = sum((value - g) ** 2 for g in real) / 4
+    assert found == {
+        "value": pytest.approx(value),
+        "return": pytest.approx(sum(real) / 4),
+        "error": pytest.approx(math.sqrt(error)),
+        "at_ends": pytest.approx(value),
+    }
+
+
+def test_values_where_no_end_comes(agent: Agent, played: TensorDict) -> None:
+    returns = cast(BehaviourUpdate, agent.learn_behaviour.update).returns
+    found = judge_values(agent.world_model, returns, played[8:], window=4)
+    assert set(found.values()) == {None}
 
 
 def test_lives_of_what_is_played(played: TensorDict) -> None:
