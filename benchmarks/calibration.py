@@ -12,7 +12,8 @@ of the way the agent plays now, with
 - ``losses``: the world model's on these windows, ``fresh``, beside those it logged at
   the end of its ``training``, where it had seen each frame many times;
 - ``values``: the critic's, beside the discounted rewards that came until the life was
-  lost, which are those it should have learned; ``at_ends`` where the life is lost;
+  lost, which are those it should have learned, and the root mean square ``error``;
+  ``at_ends`` where the life is lost;
 - ``lives``: steps and reward of an episode's first life, second, third ...
 
 An end is what the world model learned as such: on Atari a lost life or the game's end.
