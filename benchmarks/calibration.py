@@ -224,6 +224,11 @@ def judge_lives(played: TensorDictBase) -> list[dict[str, float]]:
 
 
 def _read_losses(run: RunDirectory) -> dict[str, float]:
+    if not run.metrics.is_file():
+        raise FileNotFoundError(
+            f"{run.metrics}: expected the metrics that the run logged, got no such "
+            "file; name the directory in which the run was trained."
+        )
     with run.metrics.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[-_ROWS:]
     return {

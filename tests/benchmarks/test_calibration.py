@@ -156,6 +156,8 @@ def test_a_run_is_played_and_judged(agent: Agent, tmp_path: Path) -> None:
     agent = make_agent(config, 6, torch.device("cpu"))
     state = {"config": asdict(config), "num_actions": 6, "step": 3}
     save_checkpoint(run.checkpoint, {**agent.state_dict(), **state})
+    with pytest.raises(FileNotFoundError, match="expected the metrics that the run"):
+        main([str(run.path)])
     names = ("loss_reconstruction", "loss_reward", "loss_termination", "kl")
     rows = Rows(run.metrics, ["step", *(f"world_model/{name}" for name in names)])
     for step in range(101):  # all but the first count
