@@ -78,6 +78,7 @@ def play(config: DramaConfig, agent: Agent, steps: int, seed: int) -> TensorDict
     return kept.reshape(steps).cpu()
 
 
+@torch.no_grad()
 def judge_seen(
     world_model: WorldModel, played: TensorDictBase, window: int
 ) -> dict[str, float | None]:
@@ -88,21 +89,14 @@ def judge_seen(
         played: transitions ``[T]``; a last, shorter window is left out.
         window: steps T of a sequence.
     """
-    windows = _cut(played, window)
-    rewards, odds = [], []
-    with torch.no_grad(), evaluating(world_model):
-        for some in windows.split(_AT_ONCE):
-            belief, _ = world_model.believe(world_model.encode(some.select(*_SEEN)))
-            head = world_model.reward_head
-            rewards.append(head.decode(head(belief)).float())
-            odds.append(_odds(world_model, belief))
-    odd, real = torch.cat(odds), windows[_END]
-    found = _mean((odd > 0.5)[real])
+    windows, head = _cut(played, window), world_model.reward_head
+    _, belief = _follow(world_model, windows)
+    odd, real = _odds(world_model, belief), windows[_END]
     return {
         "reward": windows["next", "reward"].mean().item(),
-        "predicted_reward": torch.cat(rewards).mean().item(),
+        "predicted_reward": head.decode(head(belief)).float().mean().item(),
         **_compare(real.float(), odd, (odd > 0.5).float()),
-        "found": found,
+        "found": _mean((odd > 0.5)[real]),
     }
 
 
@@ -159,6 +153,7 @@ def judge_losses(
     return {name: value / len(windows) for name, value in sums.items()}
 
 
+@torch.no_grad()
 def judge_values(
     world_model: WorldModel, returns: LambdaReturns, played: TensorDictBase, window: int
 ) -> dict[str, float | None]:
@@ -181,15 +176,10 @@ def judge_values(
         {"real": real[0], "whole": whole[0], "end": ends[0]}, [len(played)]
     )
     outcome = _cut(steps, window)[:, 1:]
-    found = []
-    with torch.no_grad(), evaluating(world_model):
-        for some in _cut(played, window).split(_AT_ONCE):
-            seen = world_model.encode(some.select(*_SEEN))
-            belief, _ = world_model.believe(seen)
-            state = {"latent": seen["latent"][:, 1:], "belief": belief[:, :-1]}
-            critic = returns.critic(TensorDict(state, [len(some), window - 1]))
-            found.append(critic["state_value"].float())
-    value, whole = torch.cat(found), outcome["whole"]
+    latent, belief = _follow(world_model, _cut(played, window))
+    state = {"latent": latent[:, 1:], "belief": belief[:, :-1]}
+    value = returns.critic(TensorDict(state, outcome.shape))["state_value"]
+    whole = outcome["whole"]
     error = (value - outcome["real"]).square()
     return {
         "value": _mean(value[whole]),
@@ -240,6 +230,17 @@ def _read_losses(run: RunDirectory) -> dict[str, float]:
 def _cut(played: TensorDictBase, window: int) -> TensorDictBase:
     count = len(played) // window
     return played[: count * window].reshape(count, window)
+
+
+def _follow(world_model: WorldModel, windows: TensorDictBase) -> tuple[Tensor, Tensor]:
+    """Latents of windows ``[N, T]``, and beliefs after their actions."""
+    latents, beliefs = [], []
+    with evaluating(world_model):
+        for some in windows.split(_AT_ONCE):
+            seen = world_model.encode(some.select(*_SEEN))
+            latents.append(seen["latent"])
+            beliefs.append(world_model.believe(seen)[0])
+    return torch.cat(latents), torch.cat(beliefs)
 
 
 def _mean(values: Tensor, power: float = 1.0) -> float | None:

@@ -68,13 +68,12 @@ def _name(run: Run, others: Sequence[Run]) -> str:
         if other.settings.get("preset") == run.settings.get("preset")
     ]
     names = ["preset"] if len(relatives) < len(others) else []
-    if len(relatives) > 1:
-        plain = _preset_settings(str(run.settings.get("preset")))
-        names += [
-            name
-            for name in _differing(relatives)
-            if _value(run.settings, name) != _value(plain, name)
-        ]
+    plain = _preset_settings(str(run.settings.get("preset")))
+    names += [
+        name
+        for name in _differing(relatives)
+        if _value(run.settings, name) != _value(plain, name)
+    ]
     parts = [f"{name}={run.settings.get(name, _ABSENT)}" for name in names]
     return ", ".join(parts) or PLAIN
 

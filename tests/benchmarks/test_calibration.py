@@ -150,7 +150,7 @@ def test_lives_of_what_is_played(played: TensorDict) -> None:
     ]
 
 
-def test_a_run_is_played_and_judged(agent: Agent, tmp_path: Path) -> None:
+def test_a_run_is_played_and_judged(tmp_path: Path) -> None:
     config = load_config(overrides=run_options(tmp_path / "run", "env.game=Pong"))
     run = RunDirectory.create(tmp_path / "run", config)
     agent = make_agent(config, 6, torch.device("cpu"))
